@@ -1,0 +1,66 @@
+"""Shipped weights: present, small, described, checked before they are read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from tutorial_lib import pretrained
+from tutorial_lib.files import sha256
+from tutorial_lib.pretrained import MODEL_CARDS, NETWORKS, load_pretrained, weights_path
+
+LIMITS = {"photo-regression-x4": 2_000_000, "photo-residual-x4": 4_000_000}  # parameters
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_are_what_their_card_says(name):
+    card, path = MODEL_CARDS[name], weights_path(name)
+    assert sha256(path) == card["sha256"]
+    assert path.stat().st_size <= 8_000_000
+    network = load_pretrained(name)
+    assert sum(p.numel() for p in network.parameters()) == card["parameters"] <= LIMITS[name]
+    assert not network.training and not any(p.requires_grad for p in network.parameters())
+    assert all(torch.isfinite(p).all() for p in network.parameters())
+    for key in ("data", "recipe", "command", "steps", "seconds", "machine", "licence"):
+        assert card[key], key
+
+
+def test_every_card_has_its_network():
+    assert set(MODEL_CARDS) == set(NETWORKS)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    name = "photo-regression-x4"
+    shutil.copy(weights_path(name), tmp_path)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    load_pretrained.cache_clear()
+    yield tmp_path / f"{name}.safetensors"
+    load_pretrained.cache_clear()
+
+
+def test_a_changed_file_is_refused(folder):
+    content = bytearray(folder.read_bytes())
+    content[-1] ^= 1
+    folder.write_bytes(content)
+    with pytest.raises(RuntimeError, match="its card says"):
+        load_pretrained("photo-regression-x4")
+
+
+def test_a_missing_file_names_the_command_that_rebuilds_it(folder):
+    folder.unlink()
+    with pytest.raises(FileNotFoundError, match="python -m tutorial_lib train photo-regression-x4"):
+        load_pretrained("photo-regression-x4")
+
+
+def test_an_unknown_name_gets_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'photo-residual-x4'"):
+        load_pretrained("photo-residual")
+
+
+def test_cards_are_json_objects():
+    for name in NETWORKS:
+        assert json.loads(weights_path(name).with_suffix(".json").read_text()) == MODEL_CARDS[name]

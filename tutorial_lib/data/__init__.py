@@ -1,0 +1,10 @@
+"""Images to learn from and to be judged on: built in, generated, from a folder, or downloaded once and checked."""
+
+from __future__ import annotations
+
+from .download import DATASETS, download, verify
+from .folder import data_folder, folder, require_folder
+from .leaves import leaves
+from .photos import photos
+
+__all__ = ["DATASETS", "data_folder", "download", "folder", "leaves", "photos", "require_folder", "verify"]

@@ -1,0 +1,295 @@
+"""Every figure of the chapters: pure functions from numbers to a picture with title, caption and alternative text.
+
+Each function returns a `Figure`; the last line of a cell shows it. Nothing here touches matplotlib's global state, and
+the same numbers give the same bytes. Colours are those of Okabe and Ito (distinguishable for colour-blind readers);
+line styles, markers and hatches differ as well, so that every figure reads in black and white.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure as Canvas
+
+from .figures import DPI, STYLE, Figure, array, compare, finish, image_grid, strip, wrapped
+
+__all__ = [
+    "Figure",
+    "bars",
+    "compare",
+    "curves",
+    "density_2d",
+    "finish",
+    "heatmap",
+    "histogram",
+    "image_grid",
+    "scatter",
+    "strip",
+]
+
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def _axes(title: str, width: int, height: int, panels: int = 1):
+    """A canvas with its title and `panels` axes side by side."""
+    canvas = Canvas(figsize=(width / DPI, height / DPI), dpi=DPI, layout="constrained")
+    axes = [canvas.add_subplot(1, panels, i + 1) for i in range(panels)]
+    canvas.suptitle("\n".join(wrapped(title, width, 11)), size=11, weight="bold")
+    return canvas, axes
+
+
+def _marks(index: int, points: int) -> dict:
+    """Colour, line and marker number `index`; at most about twelve markers on a line."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": LINES[index % len(LINES)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "markevery": max(1, points // 12),
+        "markersize": 5,
+        "linewidth": 1.8,
+    }
+
+
+def _dress(axes, xlabel: str, ylabel: str, logx: bool = False, logy: bool = False, legend: bool = True) -> None:
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    if logx:
+        axes.set_xscale("log")
+    if logy:
+        axes.set_yscale("log")
+    if legend and axes.get_legend_handles_labels()[0]:
+        axes.legend()
+
+
+@rc_context(STYLE)
+def curves(
+    x,
+    series: Mapping[str, object],
+    *,
+    title: str,
+    alt: str,
+    caption: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    bands: Mapping[str, object] | None = None,
+    vertical: Mapping[str, float] | None = None,
+    horizontal: Mapping[str, float] | None = None,
+    logx: bool = False,
+    logy: bool = False,
+    xlim: tuple[float, float] | None = None,
+    ylim: tuple[float, float] | None = None,
+    width: int = 700,
+    height: int = 400,
+) -> Figure:
+    """Lines y(x): `series` maps a label to y, or to (x, y) where a line has its own x.
+
+    `bands` maps some of the labels to a half-width (a standard error, say) or to (low, high), drawn as a shaded band.
+    `vertical` and `horizontal` map a label to the place of a thin grey reference line.
+    """
+    canvas, (axes,) = _axes(title, width, height)
+    for index, (label, values) in enumerate(series.items()):
+        own = isinstance(values, tuple)
+        xs, ys = (array(values[0]), array(values[1])) if own else (array(x), array(values))
+        if xs.shape != ys.shape:
+            raise ValueError(f"series[{label!r}] must have one y for each x, but x is {xs.shape} and y is {ys.shape}")
+        style = _marks(index, len(xs))
+        axes.plot(xs, ys, label=label, **style)
+        if bands and label in bands:
+            band = bands[label]
+            low, high = map(array, band) if isinstance(band, tuple) else (ys - array(band), ys + array(band))
+            axes.fill_between(xs, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    for places, line, vertically in ((vertical, axes.axvline, True), (horizontal, axes.axhline, False)):
+        for label, place in (places or {}).items():
+            line(place, color="#777777", linewidth=1)
+            where = (place, 1.0) if vertically else (1.0, place)
+            moved = axes.get_xaxis_transform() if vertically else axes.get_yaxis_transform()
+            turn, side = (90, "top") if vertically else (0, "bottom")
+            axes.text(
+                *where, f" {label} ", transform=moved, rotation=turn, ha="right", va=side, size=8, color="#444444"
+            )
+    axes.set(xlim=xlim, ylim=ylim)
+    _dress(axes, xlabel, ylabel, logx, logy)
+    return finish(canvas, title, alt, caption)
+
+
+@rc_context(STYLE)
+def scatter(
+    series: Mapping[str, tuple],
+    *,
+    title: str,
+    alt: str,
+    caption: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    errors: Mapping[str, tuple] | None = None,
+    names: Mapping[str, Sequence[str]] | None = None,
+    joined: Sequence[str] = (),
+    logx: bool = False,
+    logy: bool = False,
+    width: int = 700,
+    height: int = 440,
+) -> Figure:
+    """Points: `series` maps a label to (x, y).
+
+    `errors` maps labels to (dx, dy), either may be None; `names` writes a word beside each point of a label; labels in
+    `joined` are drawn with a line through their points.
+    """
+    canvas, (axes,) = _axes(title, width, height)
+    for index, (label, (xs, ys)) in enumerate(series.items()):
+        xs, ys = np.atleast_1d(array(xs)), np.atleast_1d(array(ys))
+        dx, dy = (errors or {}).get(label, (None, None))
+        style = _marks(index, 1) | ({} if label in joined else {"linestyle": "none"})
+        many = len(xs) > 100
+        style |= {"markersize": 2, "alpha": 0.5} if many else {}
+        bars = [None if e is None else np.broadcast_to(array(e), xs.shape) for e in (dx, dy)]
+        axes.errorbar(xs, ys, xerr=bars[0], yerr=bars[1], capsize=3, elinewidth=1, label=label, **style)
+        for x, y, name in zip(xs, ys, (names or {}).get(label, ()), strict=False):
+            axes.annotate(name, (x, y), xytext=(6, 5), textcoords="offset points", size=8)
+    _dress(axes, xlabel, ylabel, logx, logy)
+    return finish(canvas, title, alt, caption)
+
+
+@rc_context(STYLE)
+def histogram(
+    series: Mapping[str, object],
+    *,
+    title: str,
+    alt: str,
+    caption: str = "",
+    xlabel: str = "",
+    bins: int = 50,
+    exact: Mapping[str, tuple] | None = None,
+    vertical: Mapping[str, float] | None = None,
+    width: int = 700,
+    height: int = 380,
+) -> Figure:
+    """Densities of samples as outlines; `exact` maps a label to (x, density), drawn as a line above them."""
+    canvas, (axes,) = _axes(title, width, height)
+    samples = {label: array(values).ravel() for label, values in series.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(samples.values())), bins)
+    for index, (label, values) in enumerate(samples.items()):
+        heights = np.histogram(values, edges, density=True)[0]
+        colour, line = COLOURS[(index + 1) % len(COLOURS)], LINES[index % len(LINES)]
+        axes.stairs(heights, edges, label=label, color=colour, linestyle=line, linewidth=1.6)
+        axes.stairs(heights, edges, color=colour, alpha=0.15, fill=True)
+    for index, (label, (xs, density)) in enumerate((exact or {}).items()):
+        axes.plot(array(xs), array(density), color="black", linestyle=LINES[index], linewidth=2, label=label)
+    for label, place in (vertical or {}).items():
+        axes.axvline(place, color="#777777", linewidth=1)
+        axes.text(
+            place, 1, f" {label} ", transform=axes.get_xaxis_transform(), rotation=90, ha="right", va="top", size=8
+        )
+    _dress(axes, xlabel, "density")
+    return finish(canvas, title, alt, caption)
+
+
+@rc_context(STYLE)
+def bars(
+    groups: Sequence[str],
+    series: Mapping[str, object],
+    *,
+    title: str,
+    alt: str,
+    caption: str = "",
+    ylabel: str = "",
+    errors: Mapping[str, object] | None = None,
+    ylim: tuple[float, float] | None = None,
+    width: int = 700,
+    height: int = 380,
+) -> Figure:
+    """Grouped bars: `series` maps a label to one number a group; `errors` gives half-widths for some labels."""
+    canvas, (axes,) = _axes(title, width, height)
+    wide = 0.8 / len(series)
+    for index, (label, values) in enumerate(series.items()):
+        x = np.arange(len(groups)) + (index - (len(series) - 1) / 2) * wide
+        error = None if errors is None or label not in errors else array(errors[label])
+        look = {"color": COLOURS[(index + 1) % len(COLOURS)], "hatch": ("", "//", "..", "xx", "--")[index % 5]}
+        axes.bar(x, array(values), wide * 0.92, yerr=error, capsize=3, edgecolor="black", label=label, **look)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set(ylim=ylim)
+    axes.grid(visible=False, axis="x")
+    _dress(axes, "", ylabel, legend=False)
+    if len(series) > 1:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series))
+    return finish(canvas, title, alt, caption)
+
+
+@rc_context(STYLE)
+def heatmap(
+    panels: Mapping[str, object],
+    *,
+    title: str,
+    alt: str,
+    caption: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    limits: tuple[float, float] | None = None,
+    cmap: str = "viridis",
+    numbers: str | None = None,
+    width: int | None = None,
+    height: int = 340,
+) -> Figure:
+    """Matrices side by side with one common colour bar. `numbers` is a format such as ".2f" that writes each entry."""
+    matrices = {label: array(matrix) for label, matrix in panels.items()}
+    low, high = limits or (min(m.min() for m in matrices.values()), max(m.max() for m in matrices.values()))
+    canvas, axes = _axes(title, width or max(420, 300 * len(matrices)), height, len(matrices))
+    for ax, (label, matrix) in zip(axes, matrices.items(), strict=True):
+        drawn = ax.imshow(matrix, vmin=low, vmax=high, cmap=cmap)
+        ax.set_title(label, size=10)
+        ax.grid(visible=False)
+        if numbers:
+            for (i, j), value in np.ndenumerate(matrix):
+                dark = sum(drawn.cmap(drawn.norm(value))[:3]) < 1.5
+                ax.text(
+                    j, i, format(value, numbers), ha="center", va="center", size=8, color="white" if dark else "black"
+                )
+        _dress(ax, xlabel, ylabel)
+    canvas.colorbar(drawn, ax=axes, shrink=0.8)
+    return finish(canvas, title, alt, caption)
+
+
+@rc_context(STYLE)
+def density_2d(
+    x,
+    y,
+    panels: Mapping[str, object],
+    *,
+    title: str,
+    alt: str,
+    caption: str = "",
+    xlabel: str = "$z_1$",
+    ylabel: str = "$z_2$",
+    points: Mapping[str, object] | None = None,
+    arrows: tuple[object, object] | None = None,
+    paths=None,
+    width: int | None = None,
+    height: int = 400,
+) -> Figure:
+    """Densities over the plane, dark where likely: each panel is (len(y), len(x)) with common levels.
+
+    In every panel: `points` maps a label to (N, 2); `arrows` = (origins (N, 2), vectors (N, 2)); `paths` is
+    (P, steps, 2).
+    """
+    densities = {label: array(values) for label, values in panels.items()}
+    levels = np.linspace(0, max(d.max() for d in densities.values()), 12)
+    canvas, axes = _axes(title, width or max(460, 360 * len(densities)), height, len(densities))
+    for ax, (label, density) in zip(axes, densities.items(), strict=True):
+        ax.contourf(array(x), array(y), density, levels=levels, cmap="Greys")
+        for index, (name, xy) in enumerate((points or {}).items()):
+            xy = array(xy).reshape(-1, 2)
+            look = {"color": COLOURS[1 + index % 6], "marker": MARKERS[index % 7], "s": 30 if len(xy) < 30 else 7}
+            ax.scatter(xy[:, 0], xy[:, 1], label=name, edgecolors="white", linewidths=0.4, **look)
+        if arrows is not None:
+            origin, vector = map(array, arrows)
+            ax.quiver(*origin.T, *vector.T, color=COLOURS[2], angles="xy", width=0.004)
+        for index, path in enumerate([] if paths is None else array(paths)):
+            ax.plot(path[:, 0], path[:, 1], color=COLOURS[1 + index % 6], linestyle=LINES[index % 7], linewidth=1.2)
+        ax.grid(visible=False)
+        ax.set(xlim=(array(x).min(), array(x).max()), ylim=(array(y).min(), array(y).max()), aspect="equal")
+        ax.set_title(label, size=10)
+        _dress(ax, xlabel, ylabel)
+    return finish(canvas, title, alt, caption)

@@ -1,0 +1,204 @@
+"""How every shipped weight comes to be: network, data, loss and numbers, one function per recipe.
+
+`python -m tutorial_lib train photo-regression-x4` follows one from start to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Generator, Tensor, nn
+
+from .denoisers import NetworkDenoiser
+from .images import crop_to_multiple, resize, to_uint8
+from .networks.regression import RegressionNetwork, condition
+from .pretrained import residual_network
+from .schedules import vp_cosine
+from .steps import forward_step
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `training.fit` needs.
+
+    network() makes a fresh network; batch(step) a dictionary of tensors (B, ...) that depends on `seed` and the step alone;
+    loss(network, batch) one value per sample, (B,); shipped(network) the part whose weights are shipped.
+    """
+
+    name: str
+    network: Callable[[], nn.Module]
+    batch: Callable[[int], dict[str, Tensor]]
+    loss: Callable[[nn.Module, dict[str, Tensor]], Tensor]
+    steps: int
+    batch_size: int
+    peak_lr: float
+    warmup: int = 200
+    ema_halflife: float = 700.0
+    clip: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    precision: str = "bf16"
+    seed: int = 0
+    shipped: Callable[[nn.Module], nn.Module] = lambda network: network
+    data: str = ""
+    description: str = ""
+
+
+PHOTO_DATA = "BSDS500 train and test (400 photos), MATLAB bicubic x4 rounded to 8 bits; BSD100, Set5, Set14 never seen"
+
+
+def step_generator(seed: int, step: int) -> Generator:
+    """The random stream of one training step: the same for every process and every resumed run."""
+    return Generator().manual_seed(seed * 1_000_003 + step)
+
+
+@lru_cache(maxsize=1)
+def training_pairs(scale: int) -> list[tuple[Tensor, Tensor]]:
+    """(lr, hr) uint8 pairs (C, H, W) of BSDS500's train and test photos; lr is MATLAB's bicubic rounded to 8 bits."""
+    from .data import folder, require_folder
+
+    pairs = []
+    for part in ("train", "test"):
+        for image in folder(require_folder("bsds500") / part):
+            hr = crop_to_multiple(image, scale)
+            pairs.append((to_uint8(resize(hr, 1 / scale))[0], to_uint8(hr)[0]))
+    return pairs
+
+
+def random_patch(pair: tuple[Tensor, Tensor], size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """One aligned patch (size x size on the LR grid), flipped or turned at random; still uint8."""
+    lr, hr = pair
+    scale = hr.shape[-1] // lr.shape[-1]
+    top, left = (int(torch.randint(n - size + 1, (), generator=generator)) for n in lr.shape[-2:])
+    turns, flip = int(torch.randint(4, (), generator=generator)), int(torch.randint(2, (), generator=generator))
+
+    def cut(image: Tensor, k: int) -> Tensor:
+        patch = image[:, top * k : (top + size) * k, left * k : (left + size) * k]
+        patch = torch.rot90(patch, turns, (1, 2))
+        return patch.flip(2) if flip else patch
+
+    return cut(lr, 1), cut(hr, scale)
+
+
+def random_patches(step: int, scale: int, size: int, batch_size: int, seed: int) -> dict[str, Tensor]:
+    """A batch of LR and HR patches in [0, 1], each from a photo chosen at random."""
+    generator = step_generator(seed, step)
+    pairs = training_pairs(scale)
+    chosen = torch.randint(len(pairs), (batch_size,), generator=generator).tolist()
+    lr, hr = zip(*[random_patch(pairs[i], size, generator) for i in chosen], strict=True)
+    return {"lr": torch.stack(lr).float() / 255, "hr": torch.stack(hr).float() / 255}
+
+
+class RegressionWithSpread(nn.Module):
+    """The regression network with its loss inside forward, so that every parameter takes part under several processes."""
+
+    def __init__(self):
+        super().__init__()
+        self.regression = RegressionNetwork()
+
+    def forward(self, lr: Tensor, hr: Tensor) -> Tensor:
+        features = self.regression.features(lr)
+        error = hr - self.regression.mean(lr, features)
+        spread = self.regression.spread(features.detach())
+        fit = error.abs().mean((1, 2, 3))
+        likelihood = spread.log() + (error.detach() ** 2).mean(1, keepdim=True) / (2 * spread**2)
+        return fit + 0.01 * likelihood.mean((1, 2, 3))
+
+
+def photo_regression_x4(steps: int = 7_000, batch_size: int = 16, size: int = 32, seed: int = 0) -> Recipe:
+    """L1 regression of the photo, plus the Gaussian likelihood of its own error for the spread (no gradient to the rest)."""
+    return Recipe(
+        name="photo-regression-x4",
+        network=RegressionWithSpread,
+        batch=lambda step: random_patches(step, 4, size, batch_size, seed),
+        loss=lambda network, batch: network(batch["lr"], batch["hr"]),
+        steps=steps,
+        batch_size=batch_size,
+        peak_lr=6e-4,
+        seed=seed,
+        shipped=lambda network: network.regression,
+        data=PHOTO_DATA,
+        description=f"L1 and spread likelihood, {batch_size} patches of {size}x{size} LR pixels a step, flipped and turned",
+    )
+
+
+@lru_cache(maxsize=1)
+def residual_pairs() -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For every training photo and its mirror image: condition (115, h, w), normalised residual and spread, as float16.
+
+    The regression sees whole photos here, so nothing near a patch's border is made up.
+    """
+    from .pretrained import load_pretrained
+
+    regression = load_pretrained("photo-regression-x4")
+    records = []
+    with torch.inference_mode():
+        for lr, hr in training_pairs(4):
+            for flip in (False, True):
+                x, y = ((p.flip(2) if flip else p)[None].float() / 255 for p in (lr, hr))
+                mean, spread, cond = condition(regression, x)
+                records.append((cond[0].half(), ((y - mean) / spread)[0].half(), spread[0].half()))
+    return records
+
+
+def residual_patches(step: int, size: int, batch_size: int, seed: int) -> dict[str, Tensor]:
+    """A batch of residual patches with everything random about it: places, times and noise.
+
+    Times are stratified: sample i draws t in [i, i + 1) / batch_size, which halves the noise of the loss.
+    """
+    generator = step_generator(seed, step)
+    records = residual_pairs()
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for i in torch.randint(len(records), (batch_size,), generator=generator).tolist():
+        cond, residual, spread = records[i]
+        y, x = (int(torch.randint(n - size + 1, (), generator=generator)) for n in cond.shape[-2:])
+        fine = (slice(None), slice(4 * y, 4 * (y + size)), slice(4 * x, 4 * (x + size)))
+        parts.append((cond[:, y : y + size, x : x + size].float(), residual[fine].float(), spread[fine].float()))
+    cond, residual, spread = (torch.stack(p) for p in zip(*parts, strict=True))
+    t = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
+    noise = torch.randn(residual.shape, generator=generator)
+    return {"z_0": residual, "cond": cond, "spread": spread, "t": t, "noise": noise}
+
+
+def velocity_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """E |v - v_hat|^2 with v = alpha eps - sigma z_0 on the cosine path, weighted by the spread (mean weight about 1).
+
+    Salimans and Ho, arXiv 2202.00512. The weight depends on the condition and the place alone, so the minimiser is still the
+    conditional mean; it spends the network's effort where errors can be seen instead of on the rounding noise of walls.
+    """
+    schedule = vp_cosine()
+    denoiser = NetworkDenoiser(network, schedule, "v")
+    t = batch["t"].double()
+    z = forward_step(batch["z_0"], schedule, 0.0, t, lambda like: batch["noise"])
+    error = network(*denoiser.inputs(z, t), batch["cond"]).float() - denoiser.target(batch["z_0"], batch["noise"], t)
+    return (error**2 * batch["spread"] / TYPICAL_SPREAD).mean((1, 2, 3))
+
+
+TYPICAL_SPREAD = 0.04  # image units; only sets the loss's unit
+
+
+def photo_residual_x4(steps: int = 16_000, batch_size: int = 32, size: int = 24, seed: int = 0) -> Recipe:
+    """Diffusion of the regression's normalised residual, told its features, its output and the LR image."""
+    return Recipe(
+        name="photo-residual-x4",
+        network=residual_network,
+        batch=lambda step: residual_patches(step, size, batch_size, seed),
+        loss=velocity_loss,
+        steps=steps,
+        batch_size=batch_size,
+        peak_lr=6e-4,
+        warmup=400,
+        ema_halflife=1000.0,
+        seed=seed,
+        data=PHOTO_DATA,
+        description=f"v-prediction on the cosine path, {batch_size} patches of {size}x{size} LR pixels a step, mirrored",
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "photo-regression-x4": photo_regression_x4,
+    "photo-residual-x4": photo_residual_x4,
+}
