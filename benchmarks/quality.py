@@ -151,6 +151,13 @@ def table(rows: dict[str, dict[str, float]], head: Callable[[str], str] = str) -
     )
 
 
+def finite(value: object) -> object:
+    """The same nested numbers with None (null in JSON) where one is infinite or missing."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
@@ -189,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(table({"residual-diffusion": found["fit"]}) + "\n", flush=True)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+        options.json.write_text(json.dumps(finite(results), indent=1) + "\n")
 
 
 if __name__ == "__main__":

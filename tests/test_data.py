@@ -73,9 +73,13 @@ def same_leaf(distance, radius):
     return shared / (2 * alone - shared)
 
 
-@pytest.mark.parametrize("radius", [(2.0, 32.0), (6.0, 12.0)])
-def test_leaves_have_the_covariance_of_the_dead_leaves_model(radius):
-    images = leaves(120, 64, seed=0, radius=radius, channels=1)[:, 0].double().numpy() - 0.5
+@pytest.mark.parametrize(
+    ("n", "size", "radius"), [(120, 64, (2.0, 32.0)), (120, 64, (6.0, 12.0)), (1000, 20, (2.0, 40.0))]
+)
+def test_leaves_have_the_mean_and_covariance_of_the_dead_leaves_model(n, size, radius):
+    images = leaves(n, size, seed=0, radius=radius, channels=1)[:, 0].double().numpy() - 0.5
+    means = images.mean((1, 2))
+    assert abs(means.mean()) < 4 * means.std() / np.sqrt(n)
     # A pixel is the mean over its square, so a covariance is averaged over the difference of two uniform points.
     u = np.linspace(-1, 1, 41)[1:-1]
     triangle = (1 - abs(u)) / (1 - abs(u)).sum()
@@ -85,6 +89,8 @@ def test_leaves_have_the_covariance_of_the_dead_leaves_model(radius):
             [(images[:, :, d:] * images[:, :, :-d]).mean((1, 2)), (images[:, d:] * images[:, :-d]).mean((1, 2))]
         )
         per_image = products.reshape(2, -1).mean(0)
+        uneven = products.reshape(2, -1)[0] - products.reshape(2, -1)[1]
+        assert abs(uneven.mean()) < 4 * uneven.std() / np.sqrt(n)  # discs are round
         error = per_image.std(ddof=1) / np.sqrt(len(per_image))
         assert abs(per_image.mean() - expected) < 4 * error, (d, per_image.mean(), expected, error)
         assert error < 0.1 * same_leaf(0, radius) / 12

@@ -264,6 +264,22 @@ def test_unwritable_place_is_refused(tmp_path, monkeypatch):
     one_line(error)
 
 
+@pytest.mark.parametrize(("name", "writer"), [("a.png", "PIL.Image.Image.save"), ("a.tif", "tifffile.imwrite")])
+def test_save_on_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch, name, writer):
+    save(torch.ones(1, 1, 4, 5), tmp_path / name)
+    old = (tmp_path / name).read_bytes()
+
+    def full(*arguments, **options):
+        next(a for a in arguments if hasattr(a, "write_bytes")).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, full)
+    with pytest.raises(OSError, match="cannot be written: No space left on device") as error:
+        save(torch.zeros(1, 1, 4, 5), tmp_path / name)
+    one_line(error)
+    assert (tmp_path / name).read_bytes() == old and len(list(tmp_path.iterdir())) == 1
+
+
 def test_write_atomically_keeps_the_old_file_when_the_writer_fails(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")

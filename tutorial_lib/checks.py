@@ -40,9 +40,8 @@ def check_images(images: Tensor, argument: str = "images", channels: int | None 
 def check_same_shape(first: Tensor, second: Tensor, names: tuple[str, str]) -> None:
     """Raise ValueError unless both tensors have the same shape."""
     if first.shape != second.shape:
-        raise ValueError(
-            f"{names[0]} and {names[1]} must have the same shape, but they are {tuple(first.shape)} and {tuple(second.shape)}"
-        )
+        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise ValueError(f"{names[0]} and {names[1]} must have the same shape, but they are {shapes}")
 
 
 def check_one_of(value: str, allowed: Iterable[str], argument: str) -> str:

@@ -36,6 +36,13 @@ def whole_number(text: str) -> int:
     return number
 
 
+def seed(text: str) -> int:
+    """A whole number that torch's generators take as a seed, for argparse."""
+    if not text.isdecimal() or int(text) >= 2**62:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^62, but {text!r} came")
+    return int(text)
+
+
 def build_parser() -> Parser:
     parser = Parser(prog="python -m tutorial_lib", description="Diffusion models for image super-resolution.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -49,7 +56,7 @@ def build_parser() -> Parser:
     command.add_argument("--method", default="residual-diffusion", help="bicubic, regression or residual-diffusion")
     command.add_argument("--scale", type=whole_number, default=4, help="times larger; learned methods: 4")
     command.add_argument("--steps", type=whole_number, help="network calls of residual-diffusion (more: slower, finer)")
-    command.add_argument("--seed", type=int, default=0, help="which of the plausible answers; same seed, same answer")
+    command.add_argument("--seed", type=seed, default=0, help="which of the plausible answers; same seed, same answer")
     command.add_argument(
         "--samples", type=whole_number, default=1, help="write that many answers, their mean and their spread"
     )
@@ -61,7 +68,7 @@ def build_parser() -> Parser:
     command.add_argument("--photo", default="chelsea", help="one of tutorial_lib.images.PHOTOS")
     command.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
     command.add_argument("--steps", type=whole_number, help="network calls of residual-diffusion")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=seed, default=0, help="which of the plausible answers")
     command.set_defaults(run=run_demo)
 
     command = commands.add_parser("train", help="train the weights of a recipe")

@@ -188,6 +188,8 @@ def check_output(path: str | Path, channels: int = 3, bits: int = 8) -> Path:
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, but the name of an image file was expected")
     if suffix not in SUFFIXES:
         raise ValueError(
             f"{path} must end in one of {', '.join(SUFFIXES)}, but its extension is {path.suffix or 'missing'}"
@@ -200,8 +202,6 @@ def check_output(path: str | Path, channels: int = 3, bits: int = 8) -> Path:
         raise ValueError(f"images must have 1 to 4 channels to be saved, but {channels} came")
     if channels in (2, 4) and suffix in SUFFIXES_WITHOUT_ALPHA:
         raise ValueError(f"{path}: {suffix} has no alpha channel, but the image has one; use .png, .tif or .webp")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, but the name of an image file was expected")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
     try:

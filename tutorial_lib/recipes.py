@@ -170,7 +170,7 @@ def velocity_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     conditional mean; it spends the network's effort where errors can be seen instead of on the rounding noise of walls.
     """
     schedule = vp_cosine()
-    denoiser = NetworkDenoiser(network, schedule, "v")
+    denoiser = NetworkDenoiser(network, "v", schedule)
     t = batch["t"].double()
     z = forward_step(batch["z_0"], schedule, 0.0, t, lambda like: batch["noise"])
     error = network(*denoiser.inputs(z, t), batch["cond"]).float() - denoiser.target(batch["z_0"], batch["noise"], t)
@@ -180,7 +180,7 @@ def velocity_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 TYPICAL_SPREAD = 0.04  # image units; only sets the loss's unit
 
 
-def photo_residual_x4(steps: int = 16_000, batch_size: int = 32, size: int = 24, seed: int = 0) -> Recipe:
+def photo_residual_x4(steps: int = 16_000, batch_size: int = 16, size: int = 32, seed: int = 0) -> Recipe:
     """Diffusion of the regression's normalised residual, told its features, its output and the LR image."""
     return Recipe(
         name="photo-residual-x4",

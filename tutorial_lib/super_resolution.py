@@ -74,7 +74,7 @@ def residual_diffusion(lr: Tensor, seed: int | Sequence[int], steps: int, tile: 
     noise = standard_normal([Generator().manual_seed(s) for s in seeds])
     regression = load_pretrained("photo-regression-x4").to(lr.device)
     schedule = vp_cosine()
-    denoiser = NetworkDenoiser(load_pretrained("photo-residual-x4").to(lr.device), schedule, "v")
+    denoiser = NetworkDenoiser(load_pretrained("photo-residual-x4").to(lr.device), "v", schedule)
     # half precision for storage only: at 4096 x 4096 the condition is the largest thing in memory
     cond = in_tiles(lambda x: condition(regression, x)[2].half(), [lr], tile)
     z = noise(lr.new_empty(len(lr), 3, 4 * lr.shape[-2], 4 * lr.shape[-1]))

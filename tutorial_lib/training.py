@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import time
 from dataclasses import dataclass
@@ -192,7 +193,7 @@ def export(recipe: Recipe, state: str | Path, folder: str | Path) -> Path:
         "command": f"python -m tutorial_lib train {recipe.name}",
         "steps": int(metadata["step"]),
         "seconds": round(float(metadata["seconds"])),
-        "machine": f"{torch.get_num_threads()} threads, {platform.machine()}, {recipe.precision}",
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, {recipe.precision}",
         "parameters": sum(p.numel() for p in weights.values()),
         "licence": "CC BY 4.0",
         "sha256": sha256(path),
