@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from tutorial_lib.data import folder, require_folder
+from tutorial_lib.files import write_atomically
 from tutorial_lib.images import crop_to_multiple, resize, to_uint8
 from tutorial_lib.metrics import color_shift, flat_noise, lr_consistency, psnr, sharpness, sliced_wasserstein, ssim
 from tutorial_lib.noise import standard_normal
+from tutorial_lib.pretrained import MODEL_CARDS, weights_path
 from tutorial_lib.super_resolution import METHODS, super_resolve
 
 SETS = ("Set5", "Set14", "BSD100")
@@ -35,6 +37,7 @@ PUBLISHED = {  # bicubic at 2, 3, 4: reached here with the grey photo of Set14 a
     "Set14": ("30.33/.8700, 27.63/.7761, 26.09/.7050", "30.24, 27.55, 26.00"),
     "BSD100": ("29.56/.8436, 27.21/.7395, 25.96/.6682", "29.56, 27.21, 25.96"),
 }
+CARDS = {"regression": "photo-regression-x4", "residual-diffusion": "photo-residual-x4"}
 COLUMNS = {
     "Y-PSNR": "dB",
     "SSIM": "",
@@ -158,6 +161,19 @@ def finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def write_cards(results: dict[str, dict]) -> None:
+    """Put the measured means of each method into the card of its weights, to four digits, under "quality"."""
+    for method, name in CARDS.items():
+        quality = {
+            data: {column: float(f"{value:.4g}") for column, value in found["rows"][method].items() if column != "time"}
+            for data, found in results.items()
+            if method in found.get("rows", {})
+        }
+        path = weights_path(name).with_suffix(".json")
+        text = json.dumps(MODEL_CARDS[name] | {"quality": quality}, indent=2) + "\n"
+        write_atomically(path, lambda temporary, text=text: temporary.write_text(text))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
@@ -172,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--protocol", action="store_true", help="only bicubic at scales 2, 3, 4 beside the published numbers"
     )
     parser.add_argument("--json", type=Path, help="also write the numbers here")
+    parser.add_argument("--cards", action="store_true", help="also write them into the cards beside the weights")
     options = parser.parse_args(arguments)
     results = {}
     for name in options.sets:
@@ -197,6 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(finite(results), indent=1) + "\n")
+    if options.cards:
+        write_cards(results)
 
 
 if __name__ == "__main__":

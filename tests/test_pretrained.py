@@ -24,7 +24,7 @@ def test_weights_are_what_their_card_says(name):
     assert sum(p.numel() for p in network.parameters()) == card["parameters"] <= LIMITS[name]
     assert not network.training and not any(p.requires_grad for p in network.parameters())
     assert all(torch.isfinite(p).all() for p in network.parameters())
-    for key in ("data", "recipe", "command", "steps", "seconds", "machine", "licence"):
+    for key in ("data", "recipe", "command", "steps", "seconds", "machine", "licence", "quality"):
         assert card[key], key
 
 

@@ -1,8 +1,8 @@
 """Train the shipped weights and put them, with their cards, into the package.
 
-    python tools/train_weights.py                        every recipe in order, each from its last checkpoint if there is one
-    python tools/train_weights.py photo-regression-x4    one of them
-    python tools/train_weights.py NAME --export-only     no training: weights and card from the checkpoint in runs/NAME
+python tools/train_weights.py                        every recipe in order, each from its last checkpoint if there is one
+python tools/train_weights.py photo-regression-x4    one of them
+python tools/train_weights.py NAME --export-only     no training: weights and card from the checkpoint in runs/NAME
 """
 
 from __future__ import annotations

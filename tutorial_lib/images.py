@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from importlib import metadata
 
 import numpy as np
 import torch
@@ -42,15 +43,11 @@ def photo(name: str) -> Tensor:
     Raises ValueError for a name that is not in PHOTOS (which maps each name to its credit).
     """
     check_one_of(name, PHOTOS, "name")
-    if name in ("china", "flower"):
-        from sklearn.datasets import load_sample_image
+    if name in ("china", "flower"):  # the file itself: importing scikit-learn for load_sample_image takes seconds
+        return load(metadata.distribution("scikit-learn").locate_file(f"sklearn/datasets/images/{name}.jpg"))
+    import skimage.data
 
-        pixels = load_sample_image(f"{name}.jpg")
-    else:
-        import skimage.data
-
-        pixels = getattr(skimage.data, name)()
-    pixels = np.asarray(pixels)
+    pixels = np.asarray(getattr(skimage.data, name)())
     if pixels.ndim == 2:
         pixels = pixels[..., None].repeat(3, axis=2)
     return torch.from_numpy(pixels[..., :3].copy()).permute(2, 0, 1)[None].float() / 255
@@ -78,7 +75,9 @@ def crop_to_multiple(images: Tensor, multiple: int) -> Tensor:
     check_images(images)
     height, width = (n - n % multiple for n in images.shape[-2:])
     if not (height and width):
-        raise ValueError(f"images are {images.shape[-2]}x{images.shape[-1]}: too small to crop to a multiple of {multiple}")
+        raise ValueError(
+            f"images are {images.shape[-2]}x{images.shape[-1]}: too small to crop to a multiple of {multiple}"
+        )
     return images[..., :height, :width]
 
 

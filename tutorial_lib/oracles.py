@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -209,9 +210,12 @@ class EmpiricalData:
         self.points = points.detach()
         self.shape, self.size = tuple(points.shape[1:]), points[0].numel()
         self._flat = self.points.reshape(len(points), -1).double()
-        spread = self._flat - self._flat.mean(0)
         self.mean = self._flat.mean(0).reshape(self.shape).to(points.dtype)
-        self.covariance = (spread.T @ spread / len(points)).to(points.dtype)
+
+    @cached_property
+    def covariance(self) -> Tensor:  # on demand: for images it is far larger than the points
+        spread = self._flat - self._flat.mean(0)
+        return (spread.T @ spread / len(self.points)).to(self.points.dtype)
 
     def _log_weights(self, z: Tensor, alpha: Time, sigma: Time) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """States (B, D), alpha, sigma (B or 1, 1), and -||z - alpha y_i||^2 / (2 sigma^2), shape (B, N)."""

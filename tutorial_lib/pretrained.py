@@ -52,11 +52,15 @@ def load_pretrained(name: str) -> nn.Module:
     """
     path = weights_path(name)
     if not path.exists():
-        raise FileNotFoundError(f"the weights of {name!r} are missing at {path}; rebuild them: python -m tutorial_lib train {name}")
+        raise FileNotFoundError(
+            f"the weights of {name!r} are missing at {path}; rebuild them: python -m tutorial_lib train {name}"
+        )
     expected = MODEL_CARDS[name]["sha256"]
     found = sha256(path)
     if found != expected:
-        raise RuntimeError(f"{path.name} has SHA-256 {found[:12]}..., but its card says {expected[:12]}...; install it again")
+        raise RuntimeError(
+            f"{path.name} has SHA-256 {found[:12]}..., but its card says {expected[:12]}...; install it again"
+        )
     network = NETWORKS[name]()
     network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)

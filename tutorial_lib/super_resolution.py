@@ -49,7 +49,9 @@ def super_resolve(
     if method == "bicubic":
         return resize(lr, scale).clamp(0, 1)
     if scale != 4:
-        raise ValueError(f"method {method!r} has weights for scale 4 only, but scale={scale} came; 'bicubic' takes any scale")
+        raise ValueError(
+            f"method {method!r} has weights for scale 4 only, but scale={scale} came; 'bicubic' takes any scale"
+        )
     if tile is not None and (tile < 4 or tile % 4):
         raise ValueError(f"tile must be a positive multiple of 4 LR pixels or None, but {tile!r} came")
     if steps is not None and (not isinstance(steps, int) or steps < 1):

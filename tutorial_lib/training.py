@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -77,7 +77,9 @@ def fit(
     autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16")
     rank, processes = accelerator.process_index, accelerator.num_processes
     if recipe.batch_size % processes:
-        raise ValueError(f"batch_size {recipe.batch_size} of {recipe.name} must be a multiple of the {processes} processes")
+        raise ValueError(
+            f"batch_size {recipe.batch_size} of {recipe.name} must be a multiple of the {processes} processes"
+        )
     mine = slice(rank * recipe.batch_size // processes, (rank + 1) * recipe.batch_size // processes)
 
     torch.manual_seed(recipe.seed)  # initial weights only
@@ -139,7 +141,13 @@ def fit(
 
 
 def save_state(
-    path: Path, recipe: str, step: int, seconds: float, network: nn.Module, optimizer: Optimizer, average: dict[str, Tensor]
+    path: Path,
+    recipe: str,
+    step: int,
+    seconds: float,
+    network: nn.Module,
+    optimizer: Optimizer,
+    average: dict[str, Tensor],
 ) -> None:
     """Write weights, their average and AdamW's moments to one safetensors file, whole or not at all."""
     tensors = {f"average.{name}": p for name, p in average.items()}
@@ -159,8 +167,10 @@ def load_state(
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         if metadata.get("recipe") != recipe:
-            raise ValueError(f"{path} is a state of recipe {metadata.get('recipe')!r}, but {recipe!r} was asked to resume")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+            raise ValueError(
+                f"{path} is a state of recipe {metadata.get('recipe')!r}, but {recipe!r} was asked to resume"
+            )
+    tensors = load_file(path)
     network.load_state_dict({name: tensors[f"network.{name}"] for name in network.state_dict()})
     for name in average:
         average[name].copy_(tensors[f"average.{name}"])

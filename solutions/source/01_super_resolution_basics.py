@@ -15,7 +15,7 @@
 # below it. The check draws fresh inputs and answers in one line. They belong to
 # [chapter 01](../notebooks/01_super_resolution_basics.ipynb).
 #
-# Running time: about 5 s on two processor cores.
+# Running time: about 20 s on two processor cores.
 #
 # Images are tensors `(B, C, H, W)` with values in [0, 1]. An `operator` has `operator(y)` for $Ay$, `operator.adjoint(x)` for
 # $A^\top x$, `operator.pinv(x)` for $A^+x$ and `operator.solve_data(x, rho)` for $(AA^\top + \rho I)^{-1}x$.
@@ -122,9 +122,9 @@ def impostor(operator, y, w, amount):
 assert check("01.4", impostor)
 
 # %% [markdown]
-# Try it on two photos of your choice:
+# When the check passes, engrave one photo into another and look: `plots.image_grid([y, impostor(...)], title=..., alt=...)`.
 
-# %%
+# %% tags=["solution"]
 shrink = Bicubic(4)
 espresso, wall = photo("coffee")[..., 100:292, 180:436], photo("gravel")[..., :192, :256]
 plots.image_grid(
@@ -158,7 +158,7 @@ assert check("01.5", make_consistent)
 # interpolation plus this correction is a good test case. It lands on $A^+x$ itself: bicubic interpolation has no null part to keep, because it
 # spreads LR pixels with the kernel that the shrinking collects them with.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["solution", "nbval-check-output"]
 cat = photo("chelsea")[..., 60:252, 100:356]
 lr = shrink(cat)
 corrected = make_consistent(shrink, resize(lr, 4), lr)
@@ -223,9 +223,9 @@ def choose_rho(operator, x, noise_std):
 assert check("01.7", choose_rho)
 
 # %% [markdown]
-# How good is the principle? Compare it with the best $\rho$ that an oracle who knows the original would take.
+# How good is the principle? Compare it, on a photo that you blur yourself, with the best $\rho$ that an oracle who knows the original would take.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["solution", "nbval-check-output"]
 face = rgb_to_y(photo("astronaut")[..., 32:128, 176:272]).double()
 lens = Blur(gaussian_kernel(21, 1.6))
 print("noise     chosen rho   PSNR      best rho   PSNR")

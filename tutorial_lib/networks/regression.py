@@ -42,7 +42,9 @@ class RegressionNetwork(nn.Module):
         self.tail = nn.Conv2d(channels, channels, 3, padding=1)
         self.detail = nn.Conv2d(channels, 3 * scale**2, 3, padding=1)
         self.unsure = nn.Sequential(
-            nn.Conv2d(channels, channels // 2, 3, padding=1), nn.ReLU(), nn.Conv2d(channels // 2, scale**2, 3, padding=1)
+            nn.Conv2d(channels, channels // 2, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels // 2, scale**2, 3, padding=1),
         )
         for layer in (self.detail, self.unsure[-1]):  # start at bicubic, with a spread of 0.03
             nn.init.zeros_(layer.weight)
