@@ -23,7 +23,7 @@
 # **Prerequisites:** Python, and PyTorch or NumPy arrays. No diffusion, no statistics beyond mean and variance.
 # Training, derivations and benchmarks come later.
 #
-# **Reading time:** 15 minutes. Running time: about NN s on two CPU cores; no download, no GPU.
+# **Reading time:** 15 minutes. Running time: about 15 s on two CPU cores; no download, no GPU.
 #
 # **Survey:** this course follows Moser et al., *Diffusion Models, Image Super-Resolution And Everything: A Survey*
 # (arXiv 2401.00736). This page goes with its introduction.
