@@ -49,7 +49,7 @@ def check_one_of(value: str, allowed: Iterable[str], argument: str) -> str:
     allowed = list(allowed)
     if value in allowed:
         return value
-    near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.0)
+    near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, but {value!r} came{hint}")
 

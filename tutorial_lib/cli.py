@@ -53,19 +53,19 @@ def build_parser() -> Parser:
     command = commands.add_parser("upscale", help="make a photo, or a folder of photos, larger")
     command.add_argument("source", metavar="IN", type=Path, help="an image file, or a folder of them")
     command.add_argument("target", metavar="OUT", type=Path, help="the file to write, or a folder when IN is one")
-    command.add_argument("--method", default="residual-diffusion", help="bicubic, regression or residual-diffusion")
-    command.add_argument("--scale", type=whole_number, default=4, help="times larger; learned methods: 4")
+    command.add_argument("--method", default="residual-diffusion", help="bicubic, regression or residual-diffusion (default)")
+    command.add_argument("--scale", type=whole_number, default=4, help="times larger (default 4; learned methods: 4 only)")
     command.add_argument("--steps", type=whole_number, help="network calls of residual-diffusion (more: slower, finer)")
-    command.add_argument("--seed", type=seed, default=0, help="which of the plausible answers; same seed, same answer")
+    command.add_argument("--seed", type=seed, default=0, help="which plausible answer (default 0); same seed, same answer")
     command.add_argument(
-        "--samples", type=whole_number, default=1, help="write that many answers, their mean and their spread"
+        "--samples", type=whole_number, default=1, help="write that many answers, OUT-1 ..., and their mean and spread, OUT-mean and OUT-std"
     )
-    command.add_argument("--compare", action="store_true", help="also write nearest | bicubic | method side by side")
+    command.add_argument("--compare", action="store_true", help="also write nearest, bicubic and method side by side, OUT-compare")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     command.set_defaults(run=run_upscale)
 
     command = commands.add_parser("demo", help="shrink a built-in photo, enlarge it by every method and compare")
-    command.add_argument("--photo", default="chelsea", help="one of tutorial_lib.images.PHOTOS")
+    command.add_argument("--photo", default="chelsea", help="a built-in photo: chelsea, astronaut, coffee, china, flower ...")
     command.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
     command.add_argument("--steps", type=whole_number, help="network calls of residual-diffusion")
     command.add_argument("--seed", type=seed, default=0, help="which of the plausible answers")
@@ -128,6 +128,8 @@ def run_upscale(arguments: argparse.Namespace) -> int:
     check_one_of(arguments.method, METHODS, "--method")
     if arguments.samples > 1 and arguments.method in ONE_ANSWER:
         raise ValueError(f"--samples needs a method that draws samples, but {arguments.method!r} has one answer only")
+    if arguments.steps is not None and arguments.method in ONE_ANSWER:
+        raise ValueError(f"--steps needs a method that takes steps, but {arguments.method!r} gives its answer at once")
     jobs = find_jobs(arguments.source, arguments.target)
     failures = 0
     for source, target in jobs:

@@ -67,13 +67,14 @@ def dependencies() -> list[Row]:
         own = metadata.metadata(DISTRIBUTION)
     except metadata.PackageNotFoundError:
         return [(FAIL, DISTRIBUTION, 'is not installed; in the checkout: pip install -e ".[notebooks,test]"')]
-    rows = []
+    rows: dict[str, Row] = {}  # a package that two extras name is told once, as its first mention has it
     for text in own.get_all("Requires-Dist") or []:
         requirement = Requirement(text)
         extras = [e for e in ("", *(own.get_all("Provides-Extra") or [])) if _applies(requirement, e)]
         if extras and requirement.name != DISTRIBUTION:
-            rows.append(_dependency(requirement, any(e in ("", *NEEDED_EXTRAS) for e in extras)))
-    return rows
+            row = _dependency(requirement, any(e in ("", *NEEDED_EXTRAS) for e in extras))
+            rows.setdefault(requirement.name, row)
+    return list(rows.values())
 
 
 def _applies(requirement, extra: str) -> bool:

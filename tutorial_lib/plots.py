@@ -111,8 +111,8 @@ def curves(
             axes.text(
                 *where, f" {label} ", transform=moved, rotation=turn, ha="right", va=side, size=8, color="#444444"
             )
-    axes.set(xlim=xlim, ylim=ylim)
     _dress(axes, xlabel, ylabel, logx, logy)
+    axes.set(**{name: limits for name, limits in (("xlim", xlim), ("ylim", ylim)) if limits is not None})
     return finish(canvas, title, alt, caption)
 
 

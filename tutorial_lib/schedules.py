@@ -19,11 +19,13 @@ EARLIEST = 1e-12  # derivatives at t = 0 are limits from inside, taken here
 LOWEST_LOG_SNR = -10.2  # grids spaced by noise level treat everything noisier as pure noise (sigma/alpha = 164)
 
 
-def _in_float64(function: Callable[[Tensor], Tensor]) -> Callable[[Time], Tensor]:
+def _in_float64(function: Callable[[Tensor], Tensor], name: str) -> Callable[[Time], Tensor]:
     def call(t: Time) -> Tensor:
+        """The schedule at time t (0 = data, 1 = noise), a number or a tensor: a float64 tensor of t's shape."""
         t = torch.as_tensor(t, dtype=torch.float64)
         return torch.as_tensor(function(t), dtype=torch.float64, device=t.device).expand_as(t)
 
+    call.__name__ = name
     return call
 
 
@@ -55,7 +57,7 @@ class Schedule:
             function = getattr(self, name)
             if not callable(function):
                 raise TypeError(f"{name} must be a function of t, but a {type(function).__name__} came")
-            object.__setattr__(self, name, _in_float64(function))
+            object.__setattr__(self, name, _in_float64(function, name))
 
     def log_snr(self, t: Time) -> Tensor:
         """log(alpha^2 / sigma^2): +inf where there is no noise, -inf where there is no signal."""

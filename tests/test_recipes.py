@@ -1,0 +1,147 @@
+"""Recipes: batches depend on seed and step alone, patches are aligned, losses are zero at the truth and only there."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Generator, nn
+
+from tutorial_lib import recipes
+from tutorial_lib.images import resize, to_uint8
+from tutorial_lib.networks.regression import SMALLEST_SPREAD
+from tutorial_lib.pretrained import load_pretrained
+from tutorial_lib.recipes import RECIPES, random_patch, velocity_loss
+from tutorial_lib.schedules import vp_cosine
+
+
+@pytest.fixture
+def pairs(monkeypatch):
+    """Three small invented photos in place of BSDS500."""
+    made = []
+    for i in range(3):
+        hr = resize(torch.rand(1, 3, 13, 15, generator=Generator().manual_seed(i)), 16).clamp(0, 1)
+        made.append((to_uint8(resize(hr, 1 / 4))[0], to_uint8(hr)[0]))
+    monkeypatch.setattr(recipes, "training_pairs", lambda scale: made)
+    recipes.residual_pairs.cache_clear()
+    yield made
+    recipes.residual_pairs.cache_clear()
+
+
+def test_patches_are_aligned(pairs):
+    """Where an LR patch lies, its HR patch lies too: a coordinate image shows it through every flip and turn."""
+    rows, columns = torch.meshgrid(torch.arange(60), torch.arange(52), indexing="ij")
+    lr = torch.stack([rows, columns, rows * 0]).to(torch.uint8)
+    hr = lr.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    seen = set()
+    for seed in range(40):
+        patch, fine = random_patch((lr, hr), 8, Generator().manual_seed(seed))
+        assert patch.shape == (3, 8, 8) and fine.shape == (3, 32, 32)
+        assert torch.equal(fine, patch.repeat_interleave(4, 1).repeat_interleave(4, 2))
+        step = (patch[:2, 0, 1].int() - patch[:2, 0, 0].int()).tolist() + (
+            patch[:2, 1, 0].int() - patch[:2, 0, 0].int()
+        ).tolist()
+        seen.add(tuple(step))
+    assert len(seen) == 8, "all eight flips and turns must occur"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_batch_depends_on_seed_and_step_alone(pairs, name):
+    first, again, later = RECIPES[name](), RECIPES[name](), RECIPES[name](seed=1)
+    for key, value in first.batch(5).items():
+        assert torch.equal(value, again.batch(5)[key])
+        assert len(value) == first.batch_size
+        assert not torch.equal(value, first.batch(6)[key])
+        assert not torch.equal(value, later.batch(5)[key])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_fresh_network_takes_a_batch_and_gives_one_loss_per_sample(pairs, name):
+    recipe = RECIPES[name]()
+    torch.manual_seed(0)
+    network = recipe.network()
+    batch = {key: value[:2] for key, value in recipe.batch(0).items()}
+    loss = recipe.loss(network, batch)
+    assert loss.shape == (2,) and torch.isfinite(loss).all()
+    loss.mean().backward()
+    touched = [p for p in network.parameters() if p.grad is not None]
+    assert len(touched) == len(list(network.parameters())), "every parameter must take part, or several processes hang"
+    assert recipe.data and recipe.description
+
+
+def test_times_are_stratified(pairs):
+    recipe = RECIPES["photo-residual-x4"]()
+    t = recipe.batch(3)["t"]
+    edges = torch.arange(recipe.batch_size) / recipe.batch_size
+    assert ((t >= edges) & (t < edges + 1 / recipe.batch_size)).all()
+
+
+def test_velocity_loss_is_zero_at_the_true_velocity_and_not_at_its_negative():
+    schedule = vp_cosine()
+    source = Generator().manual_seed(0)
+    batch = {
+        "z_0": torch.randn(4, 3, 8, 8, generator=source),
+        "noise": torch.randn(4, 3, 8, 8, generator=source),
+        "spread": torch.rand(4, 1, 8, 8, generator=source),
+        "cond": torch.zeros(4, 1, 2, 2),
+        "t": torch.tensor([0.1, 0.4, 0.7, 0.99]),
+    }
+    t = batch["t"].double().view(-1, 1, 1, 1)
+    truth = (schedule.alpha(t) * batch["noise"] - schedule.sigma(t) * batch["z_0"]).float()
+
+    class Fixed(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.value = value
+
+        def forward(self, z, level, cond):
+            expected = schedule.alpha(t) * batch["z_0"] + schedule.sigma(t) * batch["noise"]
+            torch.testing.assert_close(z, expected.float(), atol=1e-5, rtol=0)
+            return self.value
+
+    assert velocity_loss(Fixed(truth), batch).max() < 1e-9
+    assert velocity_loss(Fixed(-truth), batch).min() > 0.1
+    assert velocity_loss(Fixed(torch.zeros_like(truth)), batch).min() > 0.1
+    weights = batch["spread"] / recipes.TYPICAL_SPREAD
+    expected = (truth**2 * weights).mean((1, 2, 3))
+    torch.testing.assert_close(velocity_loss(Fixed(torch.zeros_like(truth)), batch), expected)
+
+
+@pytest.mark.parametrize(("ratio", "sign"), [(0.5, -1), (1.0, 0), (2.0, 1)])
+def test_spread_is_pulled_to_the_root_mean_square_of_the_error(ratio, sign):
+    """The gradient with respect to the spread's bias vanishes where the spread is right, and points away elsewhere."""
+    network = recipes.RegressionWithSpread()
+    lr = torch.rand(2, 3, 6, 6, generator=Generator().manual_seed(0))
+    error = torch.tensor([0.03, -0.06, 0.09]).view(1, 3, 1, 1)
+    right = error.square().mean().sqrt().item()
+    bias = network.regression.unsure[-1].bias
+    torch.nn.init.constant_(bias, math.log(ratio * right - SMALLEST_SPREAD))
+    network(lr, resize(lr, 4) + error).mean().backward()  # a fresh network's mean is bicubic
+    slope = bias.grad.sum().item()
+    assert (abs(slope) < 1e-6) if sign == 0 else (slope * sign > 1e-3)
+    assert network.regression.unsure[0].weight.grad is not None
+
+
+def test_the_spread_does_not_disturb_the_regression():
+    """No gradient of the likelihood reaches the features: with the error at zero the L1 term alone would be flat there."""
+    network = recipes.RegressionWithSpread()
+    for p in network.regression.unsure.parameters():
+        torch.nn.init.normal_(p, std=0.1, generator=Generator().manual_seed(1))
+    lr = torch.rand(2, 3, 6, 6, generator=Generator().manual_seed(0))
+    network(lr, network.regression(lr).detach()).mean().backward()
+    assert network.regression.head.weight.grad.abs().max() == 0
+    assert network.regression.unsure[0].weight.grad.abs().max() > 0
+
+
+def test_states_of_the_shipped_residual_are_normalised(pairs):
+    """encode and decode agree with what `super_resolve` does with mean and spread (Residual with the regression)."""
+    from tutorial_lib.domains import Residual
+    from tutorial_lib.networks.regression import condition
+
+    regression = load_pretrained("photo-regression-x4")
+    lr, hr = (p[None].float() / 255 for p in pairs[0])
+    domain = Residual(lambda x: condition(regression, x)[0], lambda x: condition(regression, x)[1])
+    z_0 = domain.encode(hr, lr)
+    torch.testing.assert_close(recipes.residual_pairs()[0][1].float(), z_0[0], atol=2e-2, rtol=2e-3)
+    torch.testing.assert_close(domain.decode(z_0, lr), hr, atol=1e-5, rtol=0)
