@@ -70,11 +70,15 @@ def test_a_fresh_network_takes_a_batch_and_gives_one_loss_per_sample(pairs, name
     assert recipe.data and recipe.description
 
 
-def test_times_are_stratified(pairs):
+def test_times_are_stratified_and_favour_the_middle(pairs):
     recipe = RECIPES["photo-residual-x4"]()
-    t = recipe.batch(3)["t"]
-    edges = torch.arange(recipe.batch_size) / recipe.batch_size
-    assert ((t >= edges) & (t < edges + 1 / recipe.batch_size)).all()
+    edges = torch.linspace(0, 1, recipe.batch_size + 1, dtype=torch.float64)
+    edges = edges + torch.sin(2 * torch.pi * edges) / (4 * torch.pi)
+    for step in range(3):
+        t = recipe.batch(step)["t"].double()
+        assert ((t >= edges[:-1] - 1e-6) & (t <= edges[1:] + 1e-6)).all()
+    widths = edges.diff()
+    assert widths.max() / widths.min() == pytest.approx(3, rel=0.05)
 
 
 def test_velocity_loss_is_zero_at_the_true_velocity_and_not_at_its_negative():

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -147,7 +148,9 @@ def residual_pairs() -> list[tuple[Tensor, Tensor, Tensor]]:
 def residual_patches(step: int, size: int, batch_size: int, seed: int) -> dict[str, Tensor]:
     """A batch of residual patches with everything random about it: places, times and noise.
 
-    Times are stratified: sample i draws t in [i, i + 1) / batch_size, which halves the noise of the loss.
+    Times are stratified: sample i draws u in [i, i + 1) / batch_size, which makes the loss less noisy, and takes
+    t = u + sin(2 pi u) / (4 pi): three times as often the middle, where structure is decided, as the ends, where little can
+    be learned.
     """
     generator = step_generator(seed, step)
     records = residual_pairs()
@@ -158,7 +161,8 @@ def residual_patches(step: int, size: int, batch_size: int, seed: int) -> dict[s
         fine = (slice(None), slice(4 * y, 4 * (y + size)), slice(4 * x, 4 * (x + size)))
         parts.append((cond[:, y : y + size, x : x + size].float(), residual[fine].float(), spread[fine].float()))
     cond, residual, spread = (torch.stack(p) for p in zip(*parts, strict=True))
-    t = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
+    u = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
+    t = u + (2 * math.pi * u).sin() / (4 * math.pi)
     noise = torch.randn(residual.shape, generator=generator)
     return {"z_0": residual, "cond": cond, "spread": spread, "t": t, "noise": noise}
 
@@ -180,7 +184,7 @@ def velocity_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 TYPICAL_SPREAD = 0.04  # image units; only sets the loss's unit
 
 
-def photo_residual_x4(steps: int = 16_000, batch_size: int = 16, size: int = 32, seed: int = 0) -> Recipe:
+def photo_residual_x4(steps: int = 13_000, batch_size: int = 16, size: int = 32, seed: int = 0) -> Recipe:
     """Diffusion of the regression's normalised residual, told its features, its output and the LR image."""
     return Recipe(
         name="photo-residual-x4",

@@ -17,7 +17,7 @@
 # - **draw** several plausible answers to the same small photo and read where they disagree;
 # - **tell** in your own words what a diffusion model does, forwards and backwards;
 # - **find** your way through the chapters, the exercises and their solutions;
-# - **translate** the letters of the survey, of the papers and of this course into each other;
+# - **look up** which letter stands for what in the survey, in the papers and here;
 # - **check** that your installation is complete.
 #
 # **Prerequisites:** Python, and PyTorch or NumPy arrays. No diffusion, no statistics beyond mean and variance.
@@ -48,12 +48,13 @@ from tutorial_lib.super_resolution import super_resolve
 hr = photo("chelsea")[..., 20:276, 60:444]  # (1, 3, 256, 384); no method will see it
 lr = to_uint8(resize(hr, 1 / 4)).float() / 255  # (1, 3, 64, 96), rounded to 8 bits like any image file
 
+pixels = lr.repeat_interleave(4, dim=-2).repeat_interleave(4, dim=-1)  # each pixel as a square of 4 × 4
 plots.image_grid(
-    [hr, lr],
-    ["the original, 384 × 256 pixels", "all that is left"],
-    title="The task: get from the small picture back to the large one",
-    alt="Left: the head of a ginger cat, 384 by 256 pixels, every whisker visible. Right: the same picture at 96 by 64 "
-    "pixels, a quarter as wide and as high.",
+    [hr, pixels],
+    ["the original, 384 × 256 pixels", "all that is left: 96 × 64 pixels"],
+    title="The task: get from the right picture back to the left one",
+    alt="Left: the head of a tabby cat, 384 by 256 pixels, fur and whiskers visible. Right: what is left of it, 96 by 64 "
+    "pixels drawn as large squares; eyes and nose are still there, the single hairs are gone.",
 )
 
 # %% [markdown]
@@ -68,26 +69,25 @@ answers = {
     "regression": super_resolve(lr, method="regression"),
     "diffusion": super_resolve(lr, method="residual-diffusion", seed=0),
 }
-pixels = lr.repeat_interleave(4, dim=-2).repeat_interleave(4, dim=-1)
-
 plots.compare(
     {"input": pixels, **answers, "original": hr},
-    crops=[(66, 82, 60, 60), (176, 186, 60, 60)],
-    zoom=2,
-    overview="original",
+    crops=[(64, 80, 60, 60), (2, 144, 60, 60)],
+    zoom=3,
     title="One input, three answers, and the truth",
-    alt="Two details of the cat, an eye and the nose, magnified twice in five versions. The input shows "
-    "square pixels of four; bicubic is blurred; regression has clean, smooth edges; diffusion has edges and fine "
-    "fur; the original is sharper than any of them.",
-    caption="The white frames in the whole picture mark the two magnified details.",
+    alt="Two details of the cat, the left eye and the forehead, magnified three times in five versions. The input shows "
+    "squares; bicubic is blurred; regression has clean edges and smooth, streaky fur; diffusion has edges and a fine, "
+    "grainy texture; the original shows single hairs, which none of the others does.",
 )
 
 # %% [markdown]
-# Look at the iris and the fur above the nose. Bicubic is soft everywhere. Regression draws clean outlines but combs
-# the fur flat. Diffusion puts fur where fur is likely. These are not the hairs that were there: the input no longer holds those.
+# Compare the rim of the eye and the fur of the forehead. Bicubic is soft everywhere. Regression draws clean outlines but
+# combs the fur flat. Diffusion adds texture where it finds texture likely. These are not the hairs that were there: the
+# input no longer holds those. (The network is small, so some of its texture is plain grain.)
 #
-# How far is each answer from the original? PSNR measures the squared error per pixel on a logarithmic scale, in decibels;
-# higher is closer. `sharpness` says how steep the steepest edges are; the goal is the original's value.
+# How far is each answer from the original? PSNR puts the mean squared error on a logarithmic scale, in decibels (dB).
+# Higher is closer: 3 dB more is half the squared error, 10 dB more a tenth. `psnr` compares brightness only, as most papers do
+# (your own version in exercise 00.4 averages red, green and blue).
+# `sharpness` says how steep the steepest edges are; the goal is the original's value.
 
 # %% tags=["nbval-check-output"]
 from tutorial_lib.metrics import lr_consistency, psnr, sharpness
@@ -98,7 +98,7 @@ print(f"original                   sharpness {sharpness(hr).item():.3f}")
 
 # %% [markdown]
 # The two columns disagree on the winner, and neither is wrong: regression is closest pixel by pixel,
-# diffusion comes closest to the look of a photograph. [Chapter 02](02_image_quality.ipynb) explains why no single number settles this.
+# diffusion has the edges most like a photograph's. [Chapter 02](02_image_quality.ipynb) explains why no single number settles this.
 #
 # ## One small photo, many large ones
 #
@@ -113,39 +113,40 @@ six = detail.expand(6, -1, -1, -1)  # the same input six times
 samples = super_resolve(six, method="residual-diffusion", seed=0).double()  # image i of a batch uses seed 0 + i
 
 mean = samples.mean(0, keepdim=True)
-spread = samples.std(0).mean(0)  # (128, 128): how much the answers differ, averaged over the colours
+spread = samples.std(0, correction=0).mean(0)  # (128, 128): standard deviation, averaged over the colours
+white = spread.quantile(0.99)  # shown as white; only 1 % of the pixels lie above
 plots.image_grid(
-    [*samples[:3].unsqueeze(1), truth, mean, spread / spread.max()],
-    ["seed 0", "seed 1", "seed 2", "the original", "mean of 6 seeds", f"spread (white: {spread.max():.2f})"],
+    [*samples[:3].unsqueeze(1), truth, mean, spread / white],
+    ["seed 0", "seed 1", "seed 2", "the original", "mean of 6 seeds", f"spread (white: {white:.2f} and more)"],
     columns=3,
     zoom=2,
-    title="Six answers agree on the outlines and differ in the fur",
-    alt="Six pictures of the cat's eye. Top: answers of seeds 0, 1 and 2, which differ only in fine texture. Bottom: the "
-    "original; the mean of six answers, softer than each of them; and a map of their standard deviation, dark on "
-    "smooth areas, bright along the rims of the eye and in the fur.",
+    title="Six answers agree on the outlines and differ in the fine texture",
+    alt="SPREADALT",
 )
 
 # %% [markdown]
 # Read the last picture as a warning label. Where it is dark, the small photo decides what the large one looks like;
 # where it is bright, the model filled in detail. Never take such detail as evidence, in a licence plate, a face or an X-ray.
 #
-# Are these really answers to *our* photo? Shrink each one and compare with the input. And is their mean closer to the
-# original than they are?
+# Are these really answers to *our* photo? Shrink each one and compare with the input. (A yardstick: rounding the small photo to
+# 8 bits leaves 59 dB.) And is their mean closer to the original than they are?
 
 # %% tags=["nbval-check-output"]
 match = lr_consistency(samples, six, 4).min()  # the PSNR between input and shrunk answer
-print(f"shrunk again, even the worst answer matches the input to {match:.0f} dB")
+print(f"shrunk again, even the worst of the six matches the input to {match:.0f} dB")
+print(f"the bicubic answer, for comparison, to {lr_consistency(answers['bicubic'], lr, 4).item():.0f} dB")
 
 error_of_each = (samples - truth).square().mean((1, 2, 3)).mean()
 error_of_mean = (mean - truth).square().mean()
 variance = samples.var(0, correction=0).mean()
-print(f"mean squared error of one answer, on average: {error_of_each:.4f}")
-print(f"mean squared error of their mean:             {error_of_mean:.4f}")
+print(f"mean squared error of their mean:             {error_of_mean:.5f}")
+print(f"+ variance of the answers around their mean:  {variance:.5f}")
+print(f"= mean squared error of one answer (average): {error_of_each:.5f}")
 assert torch.isclose(error_of_each, error_of_mean + variance, rtol=1e-9)
 
 # %% [markdown]
-# The last line is an identity, not luck: the error of an answer is the error of the mean *plus* the variance of the answers.
-# So an answer that commits itself to one guess of the fur pays for it in PSNR.
+# The sum is an identity, not luck; it holds for any six answers. So an answer that commits to one guess of the fur pays for
+# it in PSNR.
 #
 # <details><summary><b>Question 1.</b> What would happen to the picture, and to its error, if you averaged a thousand
 # answers instead of six?</summary>
@@ -158,7 +159,8 @@ assert torch.isclose(error_of_each, error_of_mean + variance, rtol=1e-9)
 # %% [markdown]
 # ## The whole idea in one strip
 #
-# A diffusion model learns to undo one thing: noise. Forwards, we mix an image with Gaussian noise $\varepsilon$:
+# A diffusion model learns to undo one thing: noise. Forwards, we mix an image with Gaussian noise
+# $\varepsilon \sim N(0, I)$, one independent number of mean 0 and variance 1 for each number of the image:
 #
 # $$ z_t = \alpha(t)\, z_0 + \sigma(t)\, \varepsilon, \qquad z_0 = 2y - 1 . $$
 #
@@ -172,7 +174,7 @@ from tutorial_lib.schedules import vp_cosine
 schedule = vp_cosine()
 times = torch.tensor([0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0])
 z_0 = 2 * truth[..., 16:112, 16:112] - 1
-eps = standard_normal(0)(z_0)  # seed 0
+eps = standard_normal(0)(z_0)  # a noise source with seed 0, asked for noise of z_0's shape
 noisy = [schedule.alpha(t) * z_0 + schedule.sigma(t) * eps for t in times]
 
 for name, values in {"t": times, "alpha": schedule.alpha(times), "sigma": schedule.sigma(times)}.items():
@@ -187,11 +189,11 @@ plots.image_grid(
 )
 
 # %% [markdown]
-# Backwards, we need a **denoiser**: a function that looks at $z_t$ and says which clean image it expects *on average*,
-# $E[z_0 \mid z_t]$. Usually it is a trained network. For a first look we can do better and use the exact one.
+# Backwards, we need a **denoiser**: a function that looks at $z_t$ and says which clean image it expects. In symbols, it
+# returns $E[z_0 \mid z_t]$, the mean of $z_0$ *given* $z_t$ (the bar reads "given"). Usually it is a trained network.
+# For a first look we can do better and use the exact one.
 #
-# Imagine a world of only 486 photos: small cut-outs from six pictures, each shifted by a few pixels. In this world
-# the expected photo is a weighted mean of all 486, and the weights are known: a photo counts the more, the better it explains $z_t$.
+# Imagine a world of only 486 photos: six pictures, each cut out at 9 × 9 slightly shifted places.
 
 # %%
 from tutorial_lib.oracles import EmpiricalData, denoiser_for
@@ -208,11 +210,12 @@ world = []
 for name, (top, left, side) in corners.items():
     square = resize(photo(name)[..., top : top + side, left : left + side], 48 / side).clamp(0, 1)
     world += [square[..., i : i + 40, j : j + 40] for i in range(9) for j in range(9)]
-world = torch.cat(world)  # (486, 3, 40, 40)
-denoiser = denoiser_for(EmpiricalData(2 * world - 1), schedule)
+world = torch.cat(world)  # (486, 3, 40, 40): 81 chelseas, 81 coffees ...
+states = 2 * world - 1
+denoiser = denoiser_for(EmpiricalData(states), schedule)
 
 plots.image_grid(
-    [*world[40::81].unsqueeze(1), world.mean(0)],
+    [*world[40::81].unsqueeze(1), world.mean(0)],  # number 40 of each 81 is the middle shift
     [*corners, "mean of all"],
     columns=7,
     zoom=3,
@@ -222,48 +225,105 @@ plots.image_grid(
 )
 
 # %% [markdown]
-# Now walk back. Start from pure noise, ask the denoiser, move a little towards its answer, ask again.
-# The sampler `ddim` does this; it is handed the denoiser, the schedule, the start and the times to visit.
+# In this world the expected photo is a weighted mean of all 486. Photo $i$, as a state $z^{(i)}$, has the weight
+#
+# $$ w_i \propto \exp\left(-\frac{\lVert z_t - \alpha(t)\, z^{(i)} \rVert^2}{2\,\sigma(t)^2}\right), \qquad \sum_i w_i = 1 : $$
+#
+# the less noise it needs to explain $z_t$, the more it counts. Here we put noise on a cup of coffee and add up the weights by family.
+
+# %%
+cup = states[121:122]  # the middle shift of the coffee family
+
+
+def noisy_cup(t, seed):
+    """The cup at time t, with noise from a seed."""
+    return schedule.alpha(t) * cup + schedule.sigma(t) * standard_normal(seed)(cup)
+
+
+def weights(z, t):
+    """The weight of each of the 486 photos for a state z (1, 3, 40, 40)."""
+    distances = (z - schedule.alpha(t) * states).square().sum((1, 2, 3))
+    return (-distances / (2 * schedule.sigma(t) ** 2)).softmax(0)
+
+
+z = noisy_cup(0.97, seed=9)
+expected = (weights(z, 0.97).view(-1, 1, 1, 1) * states).sum(0, keepdim=True)
+torch.testing.assert_close(expected, denoiser(z, 0.97), atol=1e-3, rtol=0)
+
+plots.bars(
+    list(corners),
+    {f"t = {t}": weights(noisy_cup(t, seed=9), t).view(6, 81).sum(1) for t in (0.93, 0.95, 0.97)},
+    ylabel="weight of the family",
+    ylim=(0, 1),
+    height=300,
+    title="A noisy cup: recognised, in doubt, taken for the cat",
+    alt="Bars for six families at three times. At t = 0.93 coffee has 0.97 of the weight. At t = 0.95 coffee has 0.51 and "
+    "the cat Chelsea 0.39. At t = 0.97 Chelsea leads with 0.45, then the flower with 0.27 and coffee with 0.15.",
+)
+
+# %% [markdown]
+# Now walk back. Start from pure noise. At time $t$ ask the denoiser for $\hat z_0$, work out which noise $\hat\varepsilon$ would turn it into
+# $z_t$, and mix the two again for a slightly earlier time $s$:
+#
+# $$ \hat\varepsilon = \frac{z_t - \alpha(t)\, \hat z_0}{\sigma(t)}, \qquad z_s = \alpha(s)\, \hat z_0 + \sigma(s)\, \hat\varepsilon . $$
+#
+# This rule is called DDIM. No new noise comes in, so only the *start* is random.
 
 # %%
 from tutorial_lib.samplers import ddim, trajectory
 
-walk = torch.tensor([1.0, 0.98, 0.96, 0.94, 0.92, 0.9, 0.85, 0.8, 0.7, 0.5, 0.3, 0.1, 0.0])
-start = standard_normal(2)(world[:1])  # seed 2
-states = trajectory(ddim(denoiser, schedule, start, walk))
-shown = [states[i] for i in (0, 1, 3, 4, 6, 9, 11, 12)]
 
+def step(z, t, s):
+    """From time t to the earlier time s."""
+    z_0 = denoiser(z, t)
+    eps = (z - schedule.alpha(t) * z_0) / schedule.sigma(t)
+    return schedule.alpha(s) * z_0 + schedule.sigma(s) * eps
+
+
+walk = torch.tensor([1.0, 0.98, 0.96, 0.94, 0.92, 0.9, 0.85, 0.8, 0.7, 0.5, 0.3, 0.1, 0.0])
+start = torch.cat([standard_normal(seed)(cup) for seed in (2, 5)])
+path = trajectory(ddim(denoiser, schedule, start, walk))  # ddim repeats our step along the walk
+torch.testing.assert_close(path[1].z, step(start, walk[0], walk[1]))
+
+shown = [path[i] for i in (0, 1, 3, 4, 6, 9, 11, 12)]
+rows = [state.z[:1] for state in shown] + [state.z_0[:1] for state in shown] + [state.z_0[1:] for state in shown]
+names = [f"t = {float(state.t):.2f}" for state in shown] + ["expected"] * 8 + ["seed 5"] * 8
 plots.image_grid(
-    [(state.z + 1) / 2 for state in shown] + [(state.z_0 + 1) / 2 for state in shown],
-    [f"t = {float(state.t):.2f}" for state in shown] + ["expected"] * len(shown),
+    [(z + 1) / 2 for z in rows],
+    names,
     columns=8,
     zoom=2,
-    title="Backwards: from noise to a photo, with the exact denoiser",
-    alt="Two rows of eight pictures. Top: the state goes from coloured noise at t = 1 to the eye of a cat at t = 0; "
-    "until t = 0.5 it looks like noise. Bottom: the expected photo starts as the brown mean of the world, turns into the "
-    "ghost of an astronaut, shows both at t = 0.92, and from t = 0.85 on the cat's eye alone, ever sharper.",
+    title="Backwards: two seeds, two photos, one denoiser",
+    alt="Three rows of eight pictures from t = 1 to t = 0. Top: the state of seed 2 goes from coloured noise to the eye of a "
+    "cat; until t = 0.85 it looks like noise. Middle: its expected photo starts as the brown mean of the world, "
+    "turns into the ghost of an astronaut, shows both at t = 0.92, and from t = 0.85 on the cat's eye alone, ever "
+    "sharper. Bottom: the expected photo of seed 5 starts from the same mean and becomes a dahlia.",
+    caption="Upper two rows: state and expected photo of seed 2. Lower row: expected photo of seed 5.",
 )
 
 # %% [markdown]
-# Read the lower row. At first the denoiser knows nothing and expects the mean of the world. It leans towards the
-# astronaut, changes its mind, and settles for the cat: first *which* photo, then *where* exactly, that is, coarse
-# structure first and fine detail last. Did we really arrive at a photo of this world?
+# Read the middle row. At first the denoiser knows nothing and expects the mean of the world. It leans towards the
+# astronaut, changes its mind, and settles for the cat: first *which* photo, then *where* exactly, coarse
+# structure before fine detail. Seed 5 ends elsewhere. (Pictures this small drown sooner than the larger eye above.)
+# Did both walks arrive at photos of this world?
 
 # %% tags=["nbval-check-output"]
-distances = (states[-1].z - (2 * world - 1)).square().mean((1, 2, 3))
-family = list(corners)[int(distances.argmin()) // 81]
-print(f"nearest photo of the world: {family}, mean squared distance {distances.min():.6f}")
-assert distances.min() < 1e-6
+for seed, end in zip((2, 5), path[-1].z, strict=True):
+    distances = (end - states).square().mean((1, 2, 3))
+    family = list(corners)[int(distances.argmin()) // 81]
+    print(f"seed {seed}: nearest photo of the world: {family}, mean squared distance {distances.min():.6f}")
+    assert distances.min() < 1e-6
 
 # %% [markdown]
 # That is all. What remains is to replace the exact denoiser by a network that has seen many photos, and, for super-resolution,
-# to let it look at $x$ as well, so that it expects $E[z_0 \mid z_t, x]$. The answer at the top of this page was made this way, with one twist:
-# there $z_0$ is not the photo but what the regression leaves out.
+# to show it $x$ as well: then it expects $E[z_0 \mid z_t, x]$, the mean over what state and small photo leave possible together.
+# The answers at the top of this page were made this way, with one twist. There $z_0$ is the *difference* between photo and
+# regression: the walk draws a difference, and adding it to the regression's answer gives the photo.
 #
 # <details><summary><b>Question 2.</b> What would happen if the walk went from t = 1 to t = 0 in a single step?</summary>
 #
-# It would end at the first expected photo: the mean of the world, a brown blur. One step makes diffusion a regression.
-# It is the many small steps, each with a fresh look, that let it commit to one answer.
+# It would end at the first expected photo: the mean of the world, a brown blur, for every seed. That is what a regression
+# returns. Only many small steps, each with a fresh look at a clearer state, let the walk commit to one answer.
 # </details>
 #
 # <details><summary><b>Question 3.</b> The exact denoiser makes no error. Why train a network instead of using it on a million photos?</summary>
@@ -272,56 +332,56 @@ assert distances.min() < 1e-6
 # they have in common, and that carries over to photos that it has never seen.
 # </details>
 #
-# Try it: move $t$ and the seed. Up to which noise level does the denoiser recognise the cup of coffee, although you see nothing but
-# noise? For which seeds does it take the cup for something else?
+# Try it: move $t$ and the seed. Up to which $\sigma/\alpha$, noise over signal, does the denoiser recognise the cup, although you
+# see nothing but noise? Set $t = 0.97$: which of the seeds 0 to 20 make another family lead?
+
 
 # %%
-cup = 2 * world[121:122] - 1  # the middle one of the coffee family
-
-
 def look(t, seed):
-    """The cup at time t, with noise from a seed, and what the exact denoiser expects."""
-    z = schedule.alpha(t) * cup + schedule.sigma(t) * standard_normal(seed)(cup)
+    """The noisy cup, what the exact denoiser expects, and the cup."""
+    z = noisy_cup(t, seed)
+    share, leader = weights(z, t).view(6, 81).sum(1).max(0)
     return plots.image_grid(
         [(z + 1) / 2, (denoiser(z, t) + 1) / 2, (cup + 1) / 2],
-        [f"t = {t:.2f}", "expected", "truth"],
-        zoom=2,
-        title=f"Seed {seed}: noise {schedule.sigma(t) / schedule.alpha(t):.1f} × signal",
-        alt=f"The coffee cup with noise at t = {t:.2f}, the photo that the denoiser expects, and the cup without noise.",
+        [f"t = {t:.2f}", f"expected: {list(corners)[leader]} {share:.0%}", "truth: coffee"],
+        zoom=3,
+        title=f"Seed {seed}: σ/α = {schedule.sigma(t) / schedule.alpha(t):.1f}",
+        alt=f"The coffee cup with noise at t = {t:.2f}, the photo that the denoiser expects (the family "
+        f"{list(corners)[leader]} has {share:.0%} of the weight), and the cup without noise.",
     )
 
 
-widgets.explorer(look, t=(0.5, 0.99, 0.01, 0.95), seed=(0, 20, 1, 9))
+widgets.explorer(look, t=(0.5, 0.99, 0.01, 0.95), seed=(0, 20, 1, 9))  # sliders: (low, high, step, start)
 
 # %%
 widgets.frames(
     look,
-    [{"t": 0.7, "seed": 9}, {"t": 0.93, "seed": 9}, {"t": 0.95, "seed": 9}, {"t": 0.97, "seed": 9}],
+    [{"t": 0.7, "seed": 9}, {"t": 0.93, "seed": 9}, {"t": 0.97, "seed": 9}, {"t": 0.98, "seed": 3}],
     columns=2,
-    title="Four positions of the slider",
-    alt="Four triples of noisy state, expected photo and truth. At t = 0.70 the expected photo is the cup, sharp. At "
-    "t = 0.93 the cup is slightly blurred, at t = 0.95 a ghost among other photos, at t = 0.97 a brown blur in which no cup is left.",
+    title="Four positions of the sliders",
+    alt="Four triples of noisy state, expected photo and truth. Seed 9 at t = 0.70: the cup, sharp, coffee 100 %. Seed 9 at "
+    "t = 0.93: the cup, slightly blurred, coffee 97 %. Seed 9 at t = 0.97: a blur in which the cat leads with 45 %. Seed 3 at "
+    "t = 0.98: a blur with a bright upright streak, the rocket leads with 40 %. All four states look like noise or nearly so.",
 )
 
 # %% [markdown]
 # ## How the course is laid out
 #
-# Three chapters exist now. The others are planned, in this order; nothing in the first three depends on them.
+# Three chapters exist now; the others are planned.
 #
 # | chapter | you learn to | status |
 # |---|---|---|
 # | 00 Start here | super-resolve a photo, find your way | ready |
 # | [01 Super-resolution basics](01_super_resolution_basics.ipynb) | write down how a photo loses its detail, and why this cannot be undone | ready |
 # | [02 Image quality](02_image_quality.ipynb) | measure an answer, and know when each measure lies | ready |
-# | 03 Before diffusion | see what regression, GANs, VAEs and flows do with the same task | planned |
-# | 04–08 | DDPM, score-based models, SDEs, efficient sampling, likelihood | planned |
+# | 03–08 | before diffusion, DDPM, score-based models, SDEs, efficient sampling, likelihood | planned |
 # | 09–12 | SR3, conditioning and guidance, state domains, corruption spaces | planned |
 # | 13–15 | zero-shot methods: projection, decomposition, posterior | planned |
 # | 16–20 | colour shift, architectures, applications, comparability, frontiers | planned |
 #
 # Every method is tried twice: first where the right answer is known exactly, as in the world of 486
-# photos, then with a trained network on real ones. What goes wrong in the first case is a bug; what goes
-# wrong only in the second, the network has not learned.
+# photos, then with a trained network on real ones. A flaw that shows even with the exact denoiser belongs to the method or to
+# the code. A flaw that shows only with the network is something that it has not learned.
 #
 # ## How to work a chapter
 #
@@ -330,12 +390,12 @@ widgets.frames(
 # 3. Stuck? Read the line that `check` prints: it knows the usual mistakes. Then print shapes, minima and maxima.
 #    Then read the function's docstring (`resize?`) and its source (`resize??`). Only then open the worked answers in `solutions/`.
 #
-# This is what it looks like when you convert an image to 8 bits and forget to round:
+# This is what it looks like when you put noise into a number and forget to shrink the signal:
 
 # %% tags=["nbval-check-output"]
 from tutorial_lib.exercises import check
 
-check("00.1", lambda images: (images.clamp(0, 1) * 255).to(torch.uint8))
+check("00.6", lambda z_0, eps, schedule, t: z_0 + schedule.sigma(t) * eps)
 
 # %% [markdown]
 # ## The notation map
@@ -347,10 +407,9 @@ check("00.1", lambda images: (images.clamp(0, 1) * 255).to(torch.uint8))
 # | clean state, state at time t | $z_0$, $z_t$ | `z_0`, `z` | $z_0$, $z_t$ | $x_0$, $x_t$ |
 # | signal left in the state | $\alpha(t)$ | `schedule.alpha(t)` | $\sqrt{\gamma_t}$ | $\sqrt{\bar\alpha_t}$ |
 # | noise in the state | $\sigma(t)$ | `schedule.sigma(t)` | $\sqrt{1-\gamma_t}$ | $\sqrt{1-\bar\alpha_t}$ |
-# | variance that one step adds | $\beta_t$ | `betas` | $\alpha_t$, or $1-\alpha_t$ | $\beta_t$ |
 #
-# Beware of one letter: the survey's section on DDPM writes $\alpha_t$ for the variance that a step *adds*, its section on
-# SR3 writes $\alpha_t$ for the share that a step *keeps*, and our $\alpha(t)$ is neither: it is the factor left after all steps up to $t$.
+# Beware of one letter: the survey's section on DDPM writes $\alpha_t$ for the variance that a step *adds* (elsewhere $\beta_t$), its
+# section on SR3 for the share that a step *keeps*; our $\alpha(t)$ is the factor left after all steps up to $t$.
 #
 # ## Common mistakes
 #
@@ -398,7 +457,7 @@ def enlarge(image):
     return plots.image_grid(
         [super_resolve(image, method=method) for method in methods.values()],
         list(methods),
-        title="Your photo, four times larger",
+        title="One photo, enlarged four times in three ways",
         alt="The same photo enlarged four times by bicubic interpolation, by regression and by diffusion, from soft to detailed.",
     )
 
@@ -426,9 +485,10 @@ enlarge(example)
 # - You super-resolved a photo with `super_resolve(lr, method=...)` and compared three kinds of answer.
 # - You drew six answers to one input. They shrink to the same small photo, differ where it does not decide, and their mean has
 #   the lower error.
-# - A diffusion model adds noise, $z_t = \alpha z_0 + \sigma\varepsilon$, and walks back by asking again and again for the expected clean image.
+# - You can tell what a diffusion model does: it adds noise, $z_t = \alpha z_0 + \sigma\varepsilon$, and walks back by asking again and
+#   again for the expected clean image.
 # - You know where chapters, exercises and solutions are, and what `check` tells you.
-# - You can translate $x, y, z_t, \gamma_t$ and the ambiguous $\alpha_t$.
+# - You can look letters up in the notation map, and distrust every $\alpha_t$ until you know which one it is.
 # - The doctor told you whether anything is broken.
 #
 # **Next:** the [exercises](../exercises/00_start_here.ipynb) for this page (about 20 minutes), then

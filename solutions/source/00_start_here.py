@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Solutions 00: first steps
 #
-# These exercises belong to [chapter 00](../notebooks/00_start_here.ipynb). They make you at home with the conventions that all
+# These exercises belong to [chapter 00](../notebooks/00_start_here.ipynb). They make you feel at home with the conventions that all
 # chapters share, and with `check`. Each takes one to five lines; together they take about 20 minutes.
 #
 # Running time: about 5 s on two CPU cores.
@@ -171,23 +171,29 @@ def balance(schedule):
 assert check("00.7", balance)
 
 # %% [markdown]
-# Two schedules, two balances. The cell below draws them; read your two times off the crossings.
+# Two schedules, two balances. The *cosine* schedule (`vp_cosine`) is the chapter's. The *linear* one (`vp_linear`) is that of
+# the first DDPM paper: the variance that a step adds grows linearly with time. Read your two times off the crossings.
 
 # %%
 times = torch.linspace(0, 1, 201)
 schedules = {"cosine": vp_cosine(), "linear": vp_linear()}
-plots.curves(
-    times,
-    {
-        f"{letter}, {name}": function(times)
+plots.strip(
+    [
+        plots.curves(
+            times,
+            {"signal α": schedule.alpha(times), "noise σ": schedule.sigma(times)},
+            xlabel="time t",
+            ylabel="factor",
+            width=460,
+            height=320,
+            title=f"the {name} schedule",
+            alt=f"The signal factor alpha falls, the noise factor sigma rises: {name} schedule.",
+        )
         for name, schedule in schedules.items()
-        for letter, function in (("α", schedule.alpha), ("σ", schedule.sigma))
-    },
-    xlabel="time t",
-    ylabel="factor",
+    ],
     title="Signal falls, noise rises: the linear schedule is in more of a hurry",
-    alt="Four curves over time from 0 to 1. With the cosine schedule alpha falls from 1 to 0 and sigma rises from 0 to 1, "
-    "crossing at height 0.71 near t = 0.5. With the linear schedule they cross at the same height already near t = 0.26.",
+    alt="Two panels over time from 0 to 1, in each alpha falls from 1 to 0 and sigma rises from 0 to 1. With the cosine "
+    "schedule they cross at height 0.71 near t = 0.5, with the linear schedule at the same height already near t = 0.26.",
 )
 
 # %% [markdown] tags=["solution"]

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ..images import crop_to_multiple, to_uint8
 from ..schedules import Schedule, vp_cosine, vp_linear
-from . import Exercise, Mistake
+from . import Exercise, Mistake, difference
 
 
 def _number(generator: Generator, low: float, high: float) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def _each(reference: Callable, names: tuple[str, ...], rtol: float = 1e-4, atol: float = 1e-5) -> Callable:
+    """A judge for a tuple of results that names the first one that is wrong."""
+
+    def judge(output: object, *arguments: object) -> str | None:
+        if not isinstance(output, tuple | list) or len(output) != len(names):
+            return f"expected {len(names)} results: {', '.join(names)}."
+        for name, given, right in zip(names, output, reference(*arguments), strict=True):
+            if problem := difference(given, right, rtol, atol):
+                return f"{name}: {problem}"
+        return None
+
+    return judge
 
 
 def _schedule(generator: Generator) -> Schedule:
@@ -38,10 +54,30 @@ def _is_uint8(output: object, images: Tensor) -> str | None:
 
 
 def _to_crop(generator: Generator) -> tuple[Tensor, int]:
-    """An image and a scale; the first draw's width, and some heights, are multiples of the scale already."""
-    scale = int(torch.randint(2, 5, (), generator=generator))
-    height = 5 * scale + int(torch.randint(1, scale, (), generator=generator))
-    return torch.rand(2, 3, height, 7 * scale, generator=generator), scale
+    """A scale and images whose rows and columns leave each their own remainder, at times 0; more images than rows."""
+    scale = int(torch.randint(3, 6, (), generator=generator))
+    rows, columns = (int(n) for n in torch.randint(0, scale, (2,), generator=generator))
+    height, width = 3 * scale + rows, 4 * scale + columns
+    return torch.rand(height + 1, 3, height, width, generator=generator), scale
+
+
+def _middle(images: Tensor, scale: int) -> Tensor:
+    height, width = images.shape[-2:]
+    top, left = height % scale // 2, width % scale // 2
+    return images[..., top : top + height // scale * scale, left : left + width // scale * scale]
+
+
+def _is_corner(output: Tensor, images: Tensor, scale: int) -> str | None:
+    """The largest upper left corner whose size the scale divides, pixel for pixel."""
+    right = crop_to_multiple(images, scale)
+    if output.shape != right.shape:
+        return (
+            f"images of shape {tuple(images.shape)} at scale {scale} became {tuple(output.shape)}; expected the largest "
+            "rows and columns that the scale divides."
+        )
+    if torch.equal(output, right):
+        return None
+    return "the size is right, but these are not the pixels of the upper left corner: cut, do not shift, pad or resize."
 
 
 def _size(generator: Generator) -> tuple[int, int, int]:
@@ -70,17 +106,24 @@ def _image_and_noise(generator: Generator) -> tuple[Tensor, float]:
     return torch.rand(1, 3, 6, 8, generator=generator), _number(generator, 0.02, 0.3)
 
 
+def _state_and_noise(images: Tensor, noise_std: float) -> tuple[Tensor, float]:
+    return 2 * images - 1, 2 * noise_std
+
+
 def _one_number(generator: Generator) -> tuple[float, float, Schedule, float]:
     z_0, eps = _number(generator, -1, 1), float(torch.randn((), generator=generator))
     return z_0, eps, _schedule(generator), _number(generator, 0.1, 0.9)
 
 
-def _stuck_in_noise(z: object, z_0: float, eps: float, schedule: Schedule, t: float) -> str | None:
+def _noise_left(z: object, z_0: float, eps: float, schedule: Schedule, t: float) -> str | None:
     """The oracle: z - alpha z_0 must be sigma eps."""
-    left = float(z) - float(schedule.alpha(t)) * z_0
-    if math.isclose(left, float(schedule.sigma(t)) * eps, rel_tol=1e-3, abs_tol=1e-4):
+    left, right = float(z) - float(schedule.alpha(t)) * z_0, float(schedule.sigma(t)) * eps
+    if math.isclose(left, right, rel_tol=1e-3, abs_tol=1e-4):
         return None
-    return "what remains after alpha z_0 is taken away is not sigma eps."
+    return (
+        f"your z minus alpha z_0 is {left:.4f}, but sigma eps is {right:.4f}. Use the eps that is handed in, no draw of your "
+        "own, and z_0 as it is."
+    )
 
 
 def _even(t: object, schedule: Schedule) -> str | None:
@@ -99,8 +142,8 @@ CHAPTER = [
             Mistake(
                 "you cut the decimals off instead of rounding",
                 lambda images: (images.clamp(0, 1) * 255).to(torch.uint8),
-                "Converting to an integer type drops what is behind the point, so the picture gets half a level darker:"
-                " add 0.5 first.",
+                "Converting to an integer type drops what stands after the decimal point, so the picture gets half a level"
+                " darker: add 0.5 first.",
             ),
             Mistake(
                 "you rounded halves to the even neighbour",
@@ -113,9 +156,24 @@ CHAPTER = [
                 "Bicubic overshoots at edges, and 260 wraps round to 4 in 8 bits: white turns into black. Clip first.",
             ),
             Mistake(
+                "you neither clipped nor rounded",
+                lambda images: (images * 255).to(torch.int64).remainder(256).to(torch.uint8),
+                "Clip to [0, 1] first, for 260 wraps round to 4 in 8 bits; and add 0.5, for conversion cuts decimals off.",
+            ),
+            Mistake(
                 "you multiplied by 256",
                 lambda images: (images.clamp(0, 1) * 256).clamp(max=255).to(torch.uint8),
                 "White, 1.0, is level 255, and black is level 0, so there are 255 steps between them.",
+            ),
+            Mistake(
+                "you multiplied by 256, and white wrapped round to black",
+                lambda images: (images.clamp(0, 1) * 256).to(torch.int64).remainder(256).to(torch.uint8),
+                "1.0 must become 255, the largest number of 8 bits; 256 does not fit and turns into 0.",
+            ),
+            Mistake(
+                "you multiplied by 256 and rounded, and white wrapped round to black",
+                lambda images: (images.clamp(0, 1) * 256 + 0.5).floor().to(torch.int64).remainder(256).to(torch.uint8),
+                "The rounding is right, the factor is not: 8 bits hold 0 to 255, so the factor is 255.",
             ),
         ],
         judge=_is_uint8,
@@ -148,10 +206,34 @@ CHAPTER = [
                 ],
                 "Images are (B, C, H, W): rows and columns are the last two axes, so start the slice with an ellipsis.",
             ),
+            Mistake(
+                "nothing was cut",
+                lambda images, scale: images,
+                "A slice that ends beyond the last row keeps every row, so make sure that you round the size down, not up.",
+            ),
+            Mistake(
+                "you cut the rows only",
+                lambda images, scale: images[..., : images.shape[-2] - images.shape[-2] % scale, :],
+                "The width has a remainder of its own: cut the last axis too.",
+            ),
+            Mistake(
+                "you cut the columns only",
+                lambda images, scale: images[..., : images.shape[-1] - images.shape[-1] % scale],
+                "After an ellipsis a single slice means the last axis, the columns; rows need a slice of their own.",
+            ),
+            Mistake(
+                "you cut around the middle",
+                lambda images, scale: _middle(images, scale),
+                "Many programs crop at the centre; here rows go at the bottom and columns at the right, as in the papers.",
+            ),
+            Mistake(
+                "you resized instead of cutting",
+                lambda images, scale: F.interpolate(images, crop_to_multiple(images, scale).shape[-2:]),
+                "Resizing changes every pixel, and the answer no longer fits the original: cut rows and columns off.",
+            ),
         ],
-        judge=lambda output, images, scale: (
-            None if output.shape[-2] % scale == output.shape[-1] % scale == 0 else "the scale does not divide the size."
-        ),
+        judge=_is_corner,
+        unique=False,
     ),
     Exercise(
         "00.3",
@@ -204,9 +286,40 @@ CHAPTER = [
                 ),
                 "Sizes are given as (height, width), rows first, although we say 384 x 256 of a picture's width first.",
             ),
+            Mistake(
+                "you counted the numbers of the image before it was cropped",
+                lambda height, width, scale: (
+                    height // scale,
+                    width // scale,
+                    3 * (height * width - (height // scale) * (width // scale)),
+                ),
+                "The rows and columns that the crop removes are not lost to the scale: count the cropped image.",
+            ),
+            Mistake(
+                "you divided with / instead of //",
+                lambda height, width, scale: (
+                    height / scale,
+                    width / scale,
+                    3 * (height / scale) * (width / scale) * (scale**2 - 1),
+                ),
+                "There are no fractions of a row: // drops the remainder, which is what the crop does.",
+            ),
+            Mistake(
+                "you returned the cropped size instead of the small one",
+                lambda height, width, scale: (
+                    height // scale * scale,
+                    width // scale * scale,
+                    3 * (height // scale) * (width // scale) * (scale**2 - 1),
+                ),
+                "The first two results belong to the image after shrinking: height // scale and width // scale.",
+            ),
         ],
+        judge=_each(
+            _missing_numbers, ("the small height", "the small width", "the missing numbers"), rtol=0, atol=0.01
+        ),
+        unique=False,
         rtol=0,
-        atol=0.5,
+        atol=0.01,
     ),
     Exercise(
         "00.4",
@@ -227,7 +340,7 @@ CHAPTER = [
             Mistake(
                 "the sign is wrong",
                 lambda sr, hr: 10 * torch.log10((sr - hr).square().mean((1, 2, 3))),
-                "PSNR is peak over error, so a smaller error must give a larger value.",
+                "PSNR compares the peak with the error, so a smaller error must give a larger value.",
             ),
             Mistake(
                 "you took the natural logarithm",
@@ -244,13 +357,43 @@ CHAPTER = [
                 lambda sr, hr: -10 * torch.log10((sr - hr).abs().mean((1, 2, 3))),
                 "Square the differences before you average.",
             ),
+            Mistake(
+                "you put the factor 10 in front of the root mean squared error",
+                lambda sr, hr: -10 * torch.log10((sr - hr).square().mean((1, 2, 3)).sqrt()),
+                "The root halves the logarithm: leave the root out, or write 20.",
+            ),
+            Mistake(
+                "you added the squared errors up instead of averaging them",
+                lambda sr, hr: -10 * torch.log10((sr - hr).square().sum((1, 2, 3))),
+                "A sum grows with the size of the picture; PSNR takes the mean.",
+            ),
+            Mistake(
+                "you averaged before you squared",
+                lambda sr, hr: -10 * torch.log10((sr - hr).mean((1, 2, 3)).square()),
+                "Errors above and below zero cancel in that mean, so a noisy picture looks perfect: square each one first.",
+            ),
+            Mistake(
+                "you averaged the logarithms of the pixels",
+                lambda sr, hr: (-10 * torch.log10((sr - hr).square())).mean((1, 2, 3)),
+                "Average the squared errors first, then take one logarithm for each image.",
+            ),
+            Mistake(
+                "you averaged over the batch and returned a single value",
+                lambda sr, hr: -10 * torch.log10((sr - hr).square().mean()),
+                "The result has shape (B,): hand the axes (1, 2, 3) to mean.",
+            ),
+            Mistake(
+                "you returned the mean squared error itself",
+                lambda sr, hr: (sr - hr).square().mean((1, 2, 3)),
+                "Decibels are still missing: -10 times the logarithm to base 10 of it.",
+            ),
         ],
         rtol=1e-3,
     ),
     Exercise(
         "00.5",
         "an image and its noise in state units",
-        reference=lambda images, noise_std: (2 * images - 1, 2 * noise_std),
+        reference=_state_and_noise,
         inputs=_image_and_noise,
         mistakes=[
             Mistake(
@@ -273,7 +416,29 @@ CHAPTER = [
                 lambda images, noise_std: (images - 0.5, noise_std),
                 "The range [0, 1] is stretched to [-1, 1]: black is -1 and white is 1.",
             ),
+            Mistake(
+                "you halved the noise",
+                lambda images, noise_std: (2 * images - 1, noise_std / 2),
+                "The way from images to states stretches by 2, noise included; halving belongs to the way back.",
+            ),
+            Mistake(
+                "you went the way back, from states to images",
+                lambda images, noise_std: ((images + 1) / 2, noise_std / 2),
+                "(z + 1) / 2 turns a state into an image. Solve it for z.",
+            ),
+            Mistake(
+                "you went the way back, from states to images, and doubled the noise",
+                lambda images, noise_std: ((images + 1) / 2, 2 * noise_std),
+                "The noise is right. The image needs the inverse of (z + 1) / 2.",
+            ),
+            Mistake(
+                "you returned the two results in the wrong order",
+                lambda images, noise_std: (2 * noise_std, 2 * images - 1),
+                "First the state, then the standard deviation.",
+            ),
         ],
+        judge=_each(_state_and_noise, ("the state", "the standard deviation")),
+        unique=False,
     ),
     Exercise(
         "00.6",
@@ -301,8 +466,34 @@ CHAPTER = [
                 lambda z_0, eps, schedule, t: schedule.sigma(t) * z_0 + schedule.alpha(t) * eps,
                 "At t = 0 the state must be the clean number: alpha(0) = 1 belongs to z_0 and sigma(0) = 0 to eps.",
             ),
+            Mistake(
+                "you mixed with 1 - t and t",
+                lambda z_0, eps, schedule, t: (1 - t) * z_0 + t * eps,
+                "t is only a clock: how much signal and noise it means, the schedule says, alpha(t) and sigma(t).",
+            ),
+            Mistake(
+                "you took 1 - alpha for sigma",
+                lambda z_0, eps, schedule, t: schedule.alpha(t) * z_0 + (1 - schedule.alpha(t)) * eps,
+                "Variances add up to 1 in these schedules, factors do not: sigma is schedule.sigma(t).",
+            ),
+            Mistake(
+                "you moved z_0 to [-1, 1] once more",
+                lambda z_0, eps, schedule, t: schedule.alpha(t) * (2 * z_0 - 1) + schedule.sigma(t) * eps,
+                "z_0 is a state already; 2 y - 1 belongs to images y in [0, 1].",
+            ),
+            Mistake(
+                "you took the root of alpha",
+                lambda z_0, eps, schedule, t: schedule.alpha(t) ** 0.5 * z_0 + schedule.sigma(t) * eps,
+                "The papers' alpha-bar needs a root; our alpha(t) is that root already.",
+            ),
+            Mistake(
+                "you read alpha as the papers' alpha-bar",
+                lambda z_0, eps, schedule, t: schedule.alpha(t) ** 0.5 * z_0 + (1 - schedule.alpha(t)) ** 0.5 * eps,
+                "Here alpha(t) = sqrt(alpha-bar) and sigma(t) = sqrt(1 - alpha-bar), so no further root is needed.",
+            ),
         ],
-        judge=_stuck_in_noise,
+        judge=_noise_left,
+        unique=False,
     ),
     Exercise(
         "00.7",
@@ -324,6 +515,26 @@ CHAPTER = [
                 "you looked for alpha = 0.5",
                 lambda schedule: schedule.time_at(math.log(0.25 / 0.75)),
                 "alpha and sigma need not add up to 1: where alpha squared + sigma squared = 1, both are 0.71.",
+            ),
+            Mistake(
+                "you turned the time back into a log_snr",
+                lambda schedule: schedule.log_snr(schedule.time_at(0.0)),
+                "time_at already gives the time that is asked for; log_snr of it is the value you put in.",
+            ),
+            Mistake(
+                "you asked for log_snr = 0.5",
+                lambda schedule: schedule.time_at(0.5),
+                "time_at takes a log_snr, not a time or a share: equal strength is the ratio 1, and its logarithm is 0.",
+            ),
+            Mistake(
+                "you used the cosine schedule instead of the one handed in",
+                lambda schedule: vp_cosine().time_at(0.0),
+                "The function gets its schedule as an argument, and each check hands in another.",
+            ),
+            Mistake(
+                "you returned the height of the crossing",
+                lambda schedule: math.sqrt(0.5),
+                "0.71 is the value of alpha and sigma where they meet; the time of the meeting is asked for.",
             ),
         ],
         judge=_even,
