@@ -75,7 +75,8 @@ def test_the_check_sees_an_import_from_above(tmp_path, monkeypatch):
 
 @EVERY
 def test_no_file_is_longer_than_one_sitting(path):
-    assert len(path.read_text().splitlines()) <= 450
+    limit = 600 if unit(path) == "exercises" else 450  # lists of exercises are read one exercise at a time
+    assert len(path.read_text().splitlines()) <= limit
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if unit(p) not in ("cli", "doctor")], ids=lambda p: p.stem)

@@ -21,9 +21,8 @@
 # - **check** that your installation is complete.
 #
 # **Prerequisites:** Python, and PyTorch or NumPy arrays. No diffusion, no statistics beyond mean and variance.
-# Training, derivations and benchmarks come later.
 #
-# **Reading time:** 15 minutes. Running time: about 15 s on two CPU cores; no download, no GPU.
+# **Reading time:** 15 minutes. Running time: about 50 s on two CPU cores; no download, no GPU.
 #
 # **Survey:** this course follows Moser et al., *Diffusion Models, Image Super-Resolution And Everything: A Survey*
 # (arXiv 2401.00736). This page goes with its introduction.
@@ -35,8 +34,7 @@
 # %% [markdown]
 # ## The first minute
 #
-# Take a photo of a cat. Shrink it to a quarter of its height and width, then throw the original away.
-# Of every 16 pixels, one is left.
+# Take a photo of a cat. Shrink it to a quarter of its height and width: of every 16 pixels, one is left.
 
 # %%
 import torch
@@ -121,7 +119,9 @@ plots.image_grid(
     columns=3,
     zoom=2,
     title="Six answers agree on the outlines and differ in the fine texture",
-    alt="SPREADALT",
+    alt="Six pictures of the cat's eye. Top: answers of seeds 0, 1 and 2, which differ only in fine texture. Bottom: the "
+    "original; the mean of six answers, softer than each of them; and a grainy map of their standard deviation, brightest "
+    "around the highlight in the pupil and in patches of the eyelid and the rim, darkest inside the pupil.",
 )
 
 # %% [markdown]
@@ -151,9 +151,8 @@ assert torch.isclose(error_of_each, error_of_mean + variance, rtol=1e-9)
 # <details><summary><b>Question 1.</b> What would happen to the picture, and to its error, if you averaged a thousand
 # answers instead of six?</summary>
 #
-# Everything on which the answers disagree would average out. The picture would become smoother still, much like the
-# regression's, and its error would fall a little more, then stop: what is left cannot be known from the input (or was not
-# learned). The best guess under squared error is the mean of all plausible photos, and a mean of photos is not a photo.
+# The picture would become smoother still, much like the regression's, and its error would fall a little more, then stop:
+# what is left cannot be known from the input (or was not learned). The best guess under squared error is the mean of all plausible photos, and a mean of photos is not a photo.
 # </details>
 
 # %% [markdown]
@@ -193,7 +192,7 @@ plots.image_grid(
 # returns $E[z_0 \mid z_t]$, the mean of $z_0$ *given* $z_t$ (the bar reads "given"). Usually it is a trained network.
 # For a first look we can do better and use the exact one.
 #
-# Imagine a world of only 486 photos: six pictures, each cut out at 9 × 9 slightly shifted places.
+# Imagine a world of only 486 photos: six pictures, each cut out at 9 × 9 slightly shifted places (6 × 81).
 
 # %%
 from tutorial_lib.oracles import EmpiricalData, denoiser_for
@@ -287,7 +286,7 @@ torch.testing.assert_close(path[1].z, step(start, walk[0], walk[1]))
 
 shown = [path[i] for i in (0, 1, 3, 4, 6, 9, 11, 12)]
 rows = [state.z[:1] for state in shown] + [state.z_0[:1] for state in shown] + [state.z_0[1:] for state in shown]
-names = [f"t = {float(state.t):.2f}" for state in shown] + ["expected"] * 8 + ["seed 5"] * 8
+names = [f"seed 2 at {float(state.t):.2f}" for state in shown] + ["seed 2, expected"] * 8 + ["seed 5, expected"] * 8
 plots.image_grid(
     [(z + 1) / 2 for z in rows],
     names,
@@ -298,7 +297,7 @@ plots.image_grid(
     "cat; until t = 0.85 it looks like noise. Middle: its expected photo starts as the brown mean of the world, "
     "turns into the ghost of an astronaut, shows both at t = 0.92, and from t = 0.85 on the cat's eye alone, ever "
     "sharper. Bottom: the expected photo of seed 5 starts from the same mean and becomes a dahlia.",
-    caption="Upper two rows: state and expected photo of seed 2. Lower row: expected photo of seed 5.",
+    caption="The number above each state is its time t; the pictures below it belong to the same time.",
 )
 
 # %% [markdown]
@@ -361,7 +360,8 @@ widgets.frames(
     title="Four positions of the sliders",
     alt="Four triples of noisy state, expected photo and truth. Seed 9 at t = 0.70: the cup, sharp, coffee 100 %. Seed 9 at "
     "t = 0.93: the cup, slightly blurred, coffee 97 %. Seed 9 at t = 0.97: a blur in which the cat leads with 45 %. Seed 3 at "
-    "t = 0.98: a blur with a bright upright streak, the rocket leads with 40 %. All four states look like noise or nearly so.",
+    "t = 0.98: a darker blur in which the rocket leads with 40 %. All four states look like noise, or nearly so.",
+    caption="At t = 0.97 another family leads for seeds 6, 9 and 20.",
 )
 
 # %% [markdown]
@@ -430,7 +430,7 @@ for wrong in (to_uint8(lr), lr[0], lr.permute(0, 2, 3, 1)):
 # %% [markdown]
 # ## Is everything installed?
 #
-# `python -m tutorial_lib doctor` prints a line for Python, every package, the kernel, widgets, weights and memory. Here is its short form.
+# `python -m tutorial_lib doctor` prints a line for everything that the course needs. Here is its short form.
 
 # %%
 from tutorial_lib import doctor
@@ -442,7 +442,7 @@ print("\n".join(broken) or "Nothing is broken.")
 # ## Your own photo
 #
 # Run the next cell in JupyterLab and choose a picture. It is shrunk until its longer side has 96 pixels, then enlarged four times.
-# There is no original to compare with, as in real life, so judge with your eyes. Twice the side takes four times as long.
+# There is no original, as in real life: judge with your eyes. Twice the side takes four times as long.
 # The photo goes to the kernel only: if that runs on your machine, the photo stays there.
 
 # %%
@@ -478,7 +478,7 @@ enlarge(example)
 #
 # A caution: the networks have learned to undo bicubic shrinking by four. A photo that is blurred, noisy or full of
 # JPEG blocks was spoiled in another way, and they will sharpen its flaws. [Chapter 01](01_super_resolution_basics.ipynb) shows
-# how a photo loses its detail, and what happens when the model is told the wrong story.
+# the ways in which photos lose their detail.
 #
 # ## Recap
 #

@@ -14,7 +14,7 @@
 # These exercises belong to [chapter 00](../notebooks/00_start_here.ipynb). They make you feel at home with the conventions that all
 # chapters share, and with `check`. Each takes one to five lines; together they take about 20 minutes.
 #
-# Running time: about 5 s on two CPU cores.
+# Running time: about 15 s on two CPU cores.
 
 # %%
 import torch
@@ -211,6 +211,6 @@ plots.image_grid(
     [(noisy_number(z_0, eps, schedules[name], t) + 1) / 2 for name, t in found.items()],
     [f"{name}, t = {t:.2f}" for name, t in found.items()],
     title="Two times, one noise level",
-    alt="The same noisy photo of a coffee cup twice: cosine schedule at its balance and linear schedule at its balance, "
-    "indistinguishable, with the cup clearly visible under strong grain.",
+    alt="The same noisy detail of a coffee cup twice: cosine schedule at its balance and linear schedule at its balance, "
+    "indistinguishable, with the rim of the cup clearly visible under strong grain.",
 )

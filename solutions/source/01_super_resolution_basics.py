@@ -15,7 +15,7 @@
 # below it. The check draws fresh inputs and answers in one line. They belong to
 # [chapter 01](../notebooks/01_super_resolution_basics.ipynb).
 #
-# Running time: about 5 s on two processor cores.
+# Running time: about 15 s on two processor cores.
 #
 # Images are tensors `(B, C, H, W)` with values in [0, 1]. An `operator` has `operator(y)` for $Ay$, `operator.adjoint(x)` for
 # $A^\top x$, `operator.pinv(x)` for $A^+x$ and `operator.solve_data(x, rho)` for $(AA^\top + \rho I)^{-1}x$.
@@ -171,12 +171,12 @@ print("equals the pseudo-inverse:", torch.allclose(corrected, shrink.pinv(lr), a
 #
 # An operator has singular values `s` (K,), the photo has coefficients `c` (K,) in its singular basis, and the measurement has white noise of standard
 # deviation `noise_std`. For $\hat y = A^\top(AA^\top + \rho I)^{-1}x$ return two scalars: the squared error from lost signal, and the expected squared error
-# from amplified noise, each summed over $k$.
+# from amplified noise, each summed over all coefficients.
 
 
 # %%
 def expected_error(s, c, noise_std, rho):
-    """(lost signal, amplified noise), both summed over k."""
+    """(lost signal, amplified noise), both summed over all coefficients."""
     ### BEGIN SOLUTION
     lost = ((rho / (s**2 + rho)) ** 2 * c**2).sum()
     amplified = noise_std**2 * (s**2 / (s**2 + rho) ** 2).sum()
@@ -188,9 +188,9 @@ def expected_error(s, c, noise_std, rho):
 assert check("01.6", expected_error)
 
 # %% [markdown] tags=["solution"]
-# Coefficient by coefficient, $\hat c_k = \frac{s_k}{s_k^2 + \rho}(s_k c_k + n_k)$, so $\hat c_k - c_k = -\frac{\rho}{s_k^2 + \rho}c_k + \frac{s_k}{s_k^2 + \rho}n_k$. Square
-# and take the mean: the cross term vanishes because $n_k$ has mean zero. If each $c_k$ had variance $\tau_k^2$, the best factor would be Wiener's,
-# $\rho_k = \sigma^2/\tau_k^2$, one $\rho$ for each frequency. The plain $\rho$ pretends that all frequencies of photos are equally strong.
+# Coefficient by coefficient, $\hat c_i = \frac{s_i}{s_i^2 + \rho}(s_i c_i + n_i)$, so $\hat c_i - c_i = -\frac{\rho}{s_i^2 + \rho}c_i + \frac{s_i}{s_i^2 + \rho}n_i$. Square
+# and take the mean: the cross term vanishes because $n_i$ has mean zero. If each $c_i$ had variance $\tau_i^2$, the best factor would be Wiener's,
+# $\rho_i = \sigma^2/\tau_i^2$, one $\rho$ for each frequency. The plain $\rho$ pretends that all frequencies of photos are equally strong.
 
 # %% [markdown]
 # ## Exercise 01.7: Choose rho without the original (research-like)

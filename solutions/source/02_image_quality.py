@@ -14,7 +14,7 @@
 # Eight exercises for [chapter 02](../notebooks/02_image_quality.ipynb), from warm-up to research. Write your code where
 # the cell says so, run the cell, then run `check`: it draws fresh inputs and answers in one line.
 #
-# Running time: about 5 s.
+# Running time: about 15 s.
 
 # %%
 import math
@@ -30,7 +30,7 @@ from tutorial_lib.oracles import gaussian_w2
 # ## Exercise 02.1: PSNR
 #
 # Warm-up (section 2). `sr` and `hr` are `(B, C, H, W)` in $[0, 1]$, any C. Return the PSNR of each image over all its pixels
-# and channels, in dB, shape `(B,)`: $10\log_{10}(1/\mathrm{MSE})$.
+# and channels, in dB, shape `(B,)`, with peak 1.
 
 
 # %%
@@ -49,7 +49,7 @@ assert check("02.1", psnr_of_each)
 #
 # Section 2. `sr` is a network's output `(B, 3, H, W)`: floats that may leave $[0, 1]$. `hr` is an 8-bit original divided by 255.
 # Return the PSNR `(B,)` as papers report it: clip and round `sr` to 8 bits, take BT.601 studio-range luma of both, cut
-# `scale` pixels from every side, compute the PSNR with peak 1. `to_uint8` and `rgb_to_y` are imported; work in float64.
+# `scale` pixels from every side, compute the PSNR with peak 1 (range 255 for values divided by 255). `to_uint8` and `rgb_to_y` are imported; work in float64.
 
 
 # %%
@@ -180,15 +180,24 @@ assert check("02.7", paired_gain)
 # ## Exercise 02.8: the cheapest realistic estimator
 #
 # Research-like (section 9; Freirich et al., arXiv:2107.02555). A posterior sample is realistic and costs twice the MMSE. On a
-# line the transported mean was cheaper. Build it for Gaussian images.
+# line the transported mean was cheaper. Design its counterpart for Gaussian images, where sorting is not available.
 #
-# The prior is $\mathcal N(0, C)$, the posterior mean has the law $\mathcal N(0, M)$, both `(D, D)`, float64, $M$ invertible. Find the matrix
-# $T$ such that $T m$ has the law $\mathcal N(0, C)$ and $\mathbb E\lVert Tm - m\rVert^2$ is smallest among all such maps. (Its MSE is that
-# cost plus the MMSE: $y - m$ is uncorrelated with $m$.) It is the optimal transport map between two Gaussians:
+# The prior is $\mathcal N(0, C)$, the posterior mean $m$ has the law $\mathcal N(0, M)$, both `(D, D)`, float64, $M$ invertible. Return the
+# matrix $T$ `(D, D)` such that $Tm$ has the law of the prior and $\mathbb E\lVert Tm - m\rVert^2$ is the smallest among all such
+# matrices. The MSE of $Tm$ is that cost plus the MMSE, because $y - m$ is uncorrelated with $m$.
 #
-# $$T = M^{-1/2}\,\big(M^{1/2} C M^{1/2}\big)^{1/2}\, M^{-1/2} .$$
+# Before you write code: what must $T M T^\top$ be? Which of the many solutions costs least? Try $D = 2$ on paper with diagonal
+# $M$ and $C$; then remember that a turned picture is a changed picture. Powers of a symmetric matrix come from `torch.linalg.eigh`.
 #
-# Powers of a symmetric matrix come from `torch.linalg.eigh`.
+# <details><summary>Hint 1</summary>
+#
+# The solutions differ by a rotation. The cheapest one does not rotate at all: $T$ is symmetric with positive eigenvalues.
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# So $TMT = C$. Multiply by $M^{1/2}$ from both sides: what is the left side the square of?
+# </details>
 
 
 # %%
@@ -209,6 +218,9 @@ def transport_map(mean_covariance, covariance):
 assert check("02.8", transport_map)
 
 # %% [markdown] tags=["solution"]
+# From $TMT = C$ follows $(M^{1/2} T M^{1/2})^2 = M^{1/2} C M^{1/2}$, so $T = M^{-1/2} (M^{1/2} C M^{1/2})^{1/2} M^{-1/2}$: the optimal
+# transport map between two Gaussians, symmetric because it is the gradient of a convex function.
+#
 # What does it buy? For a stationary texture of 32 pixels seen through noise of growing strength, compare the MSE of a posterior sample
 # (always twice the MMSE) with that of the transported mean.
 

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from ..degradations import degrade, gaussian_kernel
 from ..images import crop_to_multiple, resize, to_uint8
 from ..operators import Bicubic, Blur, LinearOperator
-from . import Exercise, Mistake
+from . import Exercise, Mistake, difference
 
 # 01.1
 
@@ -43,7 +43,12 @@ def _photo_like(generator: Generator, height: int, width: int, channels: int = 3
 
 
 def _odd_photo(generator: Generator) -> tuple[Tensor, int]:
-    return _photo_like(generator, 30, 43), 4
+    """A photo of which one side is a multiple of the scale and the other is not; which one is drawn."""
+    scale = (3, 4)[int(torch.randint(2, (), generator=generator))]
+    sides = [8 * scale, 10 * scale + scale - 1]
+    if torch.rand((), generator=generator) < 0.5:
+        sides.reverse()
+    return _photo_like(generator, *sides), scale
 
 
 # 01.2
@@ -75,9 +80,30 @@ def _wide_matrix(generator: Generator) -> tuple[Tensor]:
     return (torch.randn(3, 7, generator=generator, dtype=torch.float64),)
 
 
+def _first_columns(matrix: Tensor) -> Tensor:
+    rows, columns = matrix.shape
+    return torch.cat([torch.linalg.inv(matrix[:, :rows]), matrix.new_zeros(columns - rows, rows)])
+
+
+def _for_tall_matrices(matrix: Tensor) -> Tensor:
+    """inv(A^T A) A^T, which rounding turns into garbage, or into an error, where A^T A has no inverse."""
+    try:
+        return torch.linalg.inv(matrix.T @ matrix) @ matrix.T
+    except torch.linalg.LinAlgError:
+        return torch.full_like(matrix.T, torch.nan)
+
+
 def _penrose(output: Tensor, matrix: Tensor) -> str | None:
-    close = torch.allclose(matrix @ output @ matrix, matrix, rtol=1e-6, atol=1e-8)
-    return None if close else "A A+ A is not A."
+    """A A+ = I and A+ A symmetric: together they hold for the pseudo-inverse alone, when the rows are independent."""
+    inverse, (rows, columns) = torch.as_tensor(output).to(matrix), matrix.shape
+    if inverse.shape != (columns, rows):
+        return f"expected a tensor of shape {(columns, rows)}, but one of shape {tuple(inverse.shape)} came."
+    if not torch.allclose(matrix @ inverse, torch.eye(rows).to(matrix), rtol=1e-6, atol=1e-8):
+        return "A times your answer is not the identity, so A A+ A is not A."
+    seen = inverse @ matrix
+    if not torch.allclose(seen, seen.T, rtol=1e-6, atol=1e-8):
+        return "your y explains x but is not the shortest one: it has a part in the null space."
+    return None
 
 
 # 01.4
@@ -114,9 +140,26 @@ def _wrong_answer(generator: Generator) -> tuple[LinearOperator, Tensor, Tensor]
 # 01.6
 
 
+def _lost(s: Tensor, c: Tensor, rho: float) -> Tensor:
+    return ((rho / (s**2 + rho)) ** 2 * c**2).sum()
+
+
+def _amplified(s: Tensor, noise_std: float, rho: float) -> Tensor:
+    return noise_std**2 * (s**2 / (s**2 + rho) ** 2).sum()
+
+
 def _expected_error(s: Tensor, c: Tensor, noise_std: float, rho: float) -> tuple[Tensor, Tensor]:
-    lost = ((rho / (s**2 + rho)) ** 2 * c**2).sum()
-    return lost, noise_std**2 * (s**2 / (s**2 + rho) ** 2).sum()
+    return _lost(s, c, rho), _amplified(s, noise_std, rho)
+
+
+def _which_is_off(output: tuple, s: Tensor, c: Tensor, noise_std: float, rho: float) -> str | None:
+    if not isinstance(output, tuple | list) or len(output) != 2:
+        return "expected two numbers, (lost signal, amplified noise)."
+    right = _expected_error(s, c, noise_std, rho)
+    for name, value, wanted in zip(("lost signal (first)", "amplified noise (second)"), output, right, strict=True):
+        if problem := difference(value, wanted, 1e-4, 1e-5):
+            return f"{name}: {problem}"
+    return None
 
 
 def _spectrum(generator: Generator) -> tuple[Tensor, Tensor, float, float]:
@@ -168,11 +211,13 @@ CHAPTER = [
             ),
             Mistake(
                 "you left out the rounding to 8 bits",
-                lambda image, scale: (
-                    resize(crop_to_multiple(image, scale), 1 / scale),
-                    crop_to_multiple(image, scale),
-                ),
+                lambda image, scale: (resize(_make_pair(image, scale)[1], 1 / scale), _make_pair(image, scale)[1]),
                 "LR images are stored as files: to_uint8(lr).float() / 255.",
+            ),
+            Mistake(
+                "you left out the division by 255",
+                lambda image, scale: (255 * _make_pair(image, scale)[0], _make_pair(image, scale)[1]),
+                "to_uint8 returns levels from 0 to 255; images here go from 0 to 1: to_uint8(lr).float() / 255.",
             ),
             Mistake(
                 "you shrank without antialiasing",
@@ -181,10 +226,7 @@ CHAPTER = [
             ),
             Mistake(
                 "you cropped around the centre",
-                lambda image, scale: (
-                    _round(resize(_centre_crop(image, scale), 1 / scale)),
-                    _centre_crop(image, scale),
-                ),
+                lambda image, scale: _make_pair(_centre_crop(image, scale), scale),
                 "The convention is to cut at the bottom and at the right only.",
             ),
             Mistake(
@@ -233,6 +275,7 @@ CHAPTER = [
         reference=_pinv,
         inputs=_wide_matrix,
         judge=_penrose,
+        unique=False,
         mistakes=[
             Mistake(
                 "you returned the transpose",
@@ -245,16 +288,19 @@ CHAPTER = [
                 "The solution of A A^T w = x is w; the image is y = A^T w.",
             ),
             Mistake(
+                "you inverted A^T A",
+                _for_tall_matrices,
+                "A wide matrix makes A^T A singular; inv(A^T A) A^T is for tall matrices, A^T inv(A A^T) for wide ones.",
+            ),
+            Mistake(
                 "you divided the transpose by the squared lengths of the rows",
                 lambda matrix: matrix.T / matrix.square().sum(1),
                 "That is right only for rows at right angles to each other; A A^T has entries off its diagonal.",
             ),
             Mistake(
-                "you regularised",
-                lambda matrix: (
-                    matrix.T @ torch.linalg.inv(matrix @ matrix.T + 0.01 * torch.eye(len(matrix)).to(matrix))
-                ),
-                "The pseudo-inverse is the limit for rho = 0; here A A^T can be inverted as it is.",
+                "you solved with the first pixels alone and left the others at zero",
+                _first_columns,
+                "That y explains x, but it is not the shortest: a combination of the rows, y = A^T w, is.",
             ),
         ],
     ),
@@ -284,6 +330,11 @@ CHAPTER = [
                 "you enlarged by bicubic interpolation for the pseudo-inverse",
                 lambda operator, y, w, amount: y + amount * (w - resize(operator(w), 4)),
                 "Bicubic up after bicubic down is no projection; use operator.pinv.",
+            ),
+            Mistake(
+                "you clipped the result to [0, 1]",
+                lambda operator, y, w, amount: _impostor(operator, y, w, amount).clamp(0, 1),
+                "Clipping changes what A sees; leave values outside [0, 1] as they are.",
             ),
             Mistake(
                 "you left out the amount",
@@ -326,45 +377,52 @@ CHAPTER = [
         "expected lost signal and amplified noise",
         reference=_expected_error,
         inputs=_spectrum,
+        judge=_which_is_off,
+        unique=False,
         mistakes=[
             Mistake(
+                "you returned the amplified noise first",
+                lambda *given: _expected_error(*given)[::-1],
+                "The order asked for is (lost signal, amplified noise).",
+            ),
+            Mistake(
                 "you used the noise's standard deviation where its variance belongs",
-                lambda s, c, noise_std, rho: (
-                    _expected_error(s, c, 1.0, rho)[0],
-                    noise_std * _expected_error(s, c, 1.0, rho)[1],
-                ),
+                lambda s, c, std, rho: (_lost(s, c, rho), std * _amplified(s, 1.0, rho)),
                 "Independent errors add by their squares: noise_std**2.",
             ),
             Mistake(
                 "you took the share that is kept for the share that is lost",
-                lambda s, c, noise_std, rho: (
-                    ((s**2 / (s**2 + rho)) ** 2 * c**2).sum(),
-                    _expected_error(s, c, noise_std, rho)[1],
-                ),
+                lambda s, c, std, rho: (_lost(rho / s, c, rho), _amplified(s, std, rho)),
                 "The answer keeps s^2 / (s^2 + rho) of c, so rho / (s^2 + rho) of it is lost.",
             ),
             Mistake(
                 "you did not square the factors",
-                lambda s, c, noise_std, rho: (
-                    (rho / (s**2 + rho) * c**2).sum(),
-                    noise_std**2 * (s / (s**2 + rho)).sum(),
-                ),
+                lambda s, c, std, rho: ((rho / (s**2 + rho) * c**2).sum(), std**2 * (s / (s**2 + rho)).sum()),
                 "A factor f on a coefficient is a factor f^2 on its squared error.",
             ),
             Mistake(
-                "you regularised with s + rho",
-                lambda s, c, noise_std, rho: (
-                    ((rho / (s + rho)) ** 2 * c**2).sum(),
-                    noise_std**2 * (s**2 / (s + rho) ** 2).sum(),
-                ),
+                "the amplified noise is right, but the factor of the lost signal is not squared",
+                lambda s, c, std, rho: ((rho / (s**2 + rho) * c**2).sum(), _amplified(s, std, rho)),
+                "What is lost of c is rho / (s^2 + rho) times c, and its error is the square of all that.",
+            ),
+            Mistake(
+                "the lost signal is right, but the factor of the amplified noise is not squared",
+                lambda s, c, std, rho: (_lost(s, c, rho), std**2 * (s / (s**2 + rho)).sum()),
+                "Noise of variance sigma^2 times a factor f has the variance f^2 sigma^2.",
+            ),
+            Mistake(
+                "the lost signal is right, but s in the numerator of the amplified noise is not squared",
+                lambda s, c, std, rho: (_lost(s, c, rho), std**2 * (s / (s**2 + rho) ** 2).sum()),
+                "The factor s / (s^2 + rho) is squared as a whole.",
+            ),
+            Mistake(
+                "you did not square s in the denominators",
+                lambda s, c, std, rho: (_lost(s.sqrt(), c, rho), std**2 * (s**2 / (s + rho) ** 2).sum()),
                 "A^T A has the eigenvalues s^2, so the denominator is s^2 + rho.",
             ),
             Mistake(
-                "you left rho out of the noise",
-                lambda s, c, noise_std, rho: (
-                    _expected_error(s, c, noise_std, rho)[0],
-                    noise_std**2 * (1 / s**2).sum(),
-                ),
+                "the lost signal is right, but rho is missing in the amplified noise",
+                lambda s, c, std, rho: (_lost(s, c, rho), _amplified(s, std, 0.0)),
                 "Noise is multiplied by s / (s^2 + rho), no longer by 1 / s.",
             ),
         ],

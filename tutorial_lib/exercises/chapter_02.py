@@ -60,12 +60,14 @@ def _terms_with(
     power: float = 1.0,
     share: float = 0.5,
     mu: bool = False,
+    cov_correction: int | None = None,
 ) -> Tensor:
     """Luminance, contrast and structure of windows (B, N), with everything that people get wrong switchable."""
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
     mean_a, mean_b = a.mean(1), b.mean(1)
     std_a, std_b = a.std(1, correction=correction), b.std(1, correction=correction)
-    cov = ((a - mean_a[:, None]) * (b - mean_b[:, None])).sum(1) / (a.shape[1] - correction)
+    lost = correction if cov_correction is None else cov_correction
+    cov = ((a - mean_a[:, None]) * (b - mean_b[:, None])).sum(1) / (a.shape[1] - lost)
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     first, second = (mean_a, mean_b) if mu else (std_a**power, std_b**power)
     contrast = (2 * first * second + c2) / (first**2 + second**2 + c2)
@@ -169,8 +171,18 @@ CHAPTER = [
         mistakes=[
             Mistake(
                 "you averaged the squared error over the whole batch",
-                lambda sr, hr: (-10 * torch.log10((sr - hr).square().mean())).expand(len(sr)),
+                lambda sr, hr: -10 * torch.log10((sr - hr).square().mean()),
                 "Average over channels, rows and columns only; the batch dimension stays: (B,).",
+            ),
+            Mistake(
+                "you averaged the PSNRs over the batch",
+                lambda sr, hr: (-10 * torch.log10(_mse(sr, hr))).mean(),
+                "One number for each image is wanted, (B,); averaging comes later.",
+            ),
+            Mistake(
+                "you summed the squared errors",
+                lambda sr, hr: -10 * torch.log10((sr - hr).square().sum((1, 2, 3))),
+                "MSE is a mean: with a sum, a larger image gets a lower PSNR for the same error in each pixel.",
             ),
             Mistake(
                 "you took 20 log10 of the squared error",
@@ -204,6 +216,16 @@ CHAPTER = [
                 "you scored the floats",
                 lambda sr, hr, scale: psnr(sr, hr, crop=scale),
                 "Published numbers come from image files: clip and round to 8 bits first, to_uint8(sr) / 255.",
+            ),
+            Mistake(
+                "you clipped without rounding",
+                lambda sr, hr, scale: psnr(sr.double().clamp(0, 1), hr.double(), crop=scale),
+                "A file holds 256 levels, not floats between them; to_uint8 clips and rounds.",
+            ),
+            Mistake(
+                "you forgot to divide the 8-bit values by 255",
+                lambda sr, hr, scale: psnr(to_uint8(sr).double(), hr.double(), crop=scale),
+                "to_uint8 gives 0 to 255, hr lies in [0, 1]: bring both to the same range.",
             ),
             Mistake(
                 "you rounded without clipping",
@@ -265,6 +287,11 @@ CHAPTER = [
                 "SSIM uses the plain weighted moments of the window (correction=0), as in use_sample_covariance=False.",
             ),
             Mistake(
+                "your standard deviations divide by N - 1, your covariance by N",
+                lambda a, b: _terms_with(a, b, correction=1, cov_correction=0),
+                "torch.var and torch.std divide by N - 1 unless you write correction=0.",
+            ),
+            Mistake(
                 "your constants belong to images in 0..255",
                 lambda a, b: _terms_with(a, b, peak=255.0),
                 "C1 = (0.01 L)^2 with L = 1 here; with L = 255 the constants swamp every variance.",
@@ -300,6 +327,11 @@ CHAPTER = [
                 "Here the weight multiplies the squared difference, so it stays outside the square.",
             ),
             Mistake(
+                "you averaged over the channels",
+                lambda a, b, w: _weighted(_unit(a, 1), _unit(b, 1), w) / a.shape[1],
+                "The weights already say what a channel counts: sum over channels, average over positions.",
+            ),
+            Mistake(
                 "you summed over positions",
                 lambda a, b, w: _weighted(_unit(a, 1), _unit(b, 1), w) * a.shape[2] * a.shape[3],
                 "Sum over channels, but average over positions, or large images are farther apart than small ones.",
@@ -328,6 +360,16 @@ CHAPTER = [
                 "Centre and half-width are both divided by 1 + z^2 / n.",
             ),
             Mistake(
+                "you gave percent",
+                lambda k, n: tuple(100 * end for end in wilson_interval(k, n)),
+                "Return shares between 0 and 1, as successes / trials is one.",
+            ),
+            Mistake(
+                "the ends are swapped",
+                lambda k, n: wilson_interval(k, n)[::-1],
+                "First the lower end (minus), then the upper one (plus).",
+            ),
+            Mistake(
                 "you used z = 1.645",
                 lambda k, n: wilson_interval(k, n, 1.645),
                 "1.645 leaves 5 % on each side, a 90 % interval; 95 % needs 1.96.",
@@ -354,6 +396,11 @@ CHAPTER = [
                 "you compared variances instead of standard deviations",
                 lambda v, a: (_plane(v, a)[0], v * (1 - a**2)),
                 "W2 of two centred Gaussians on a line is the difference of their standard deviations.",
+            ),
+            Mistake(
+                "you compared the laws for one x, not over all x",
+                lambda v, a: (_plane(v, a)[0], (1 - a) * math.sqrt(v)),
+                "W2 here lies between all answers, whatever x was, and the prior; so the mean's own variance 1 - V counts.",
             ),
             Mistake(
                 "you gave the blend the variance a^2 V only",
@@ -406,7 +453,7 @@ CHAPTER = [
             Mistake(
                 "your map gives the right law, but not at the least cost",
                 lambda m, c: _root(c) @ _root(m, -0.5),
-                "C^(1/2) M^(-1/2) is not symmetric unless M and C commute; the optimal map is the gradient of a convex function.",
+                "C^(1/2) M^(-1/2) is not symmetric unless M and C commute; the cheapest map is the symmetric one.",
             ),
             Mistake(
                 "you only rescaled by the total variance",
@@ -419,9 +466,14 @@ CHAPTER = [
                 "This map takes the originals to the posterior means; you want the way back.",
             ),
             Mistake(
-                "you left out the outer M^(-1/2)",
+                "you stopped one step early",
                 lambda m, c: _root(_root(m) @ c @ _root(m)),
-                "T = M^(-1/2) (M^(1/2) C M^(1/2))^(1/2) M^(-1/2): whiten, stretch, and undo.",
+                "That root is M^(1/2) T M^(1/2); solve it for T.",
+            ),
+            Mistake(
+                "your map leaves out M",
+                lambda m, c: _root(c),
+                "C^(1/2) would be right if m were white; m has the covariance M.",
             ),
         ],
         judge=_transport_judge,
