@@ -2,7 +2,8 @@
 
     python benchmarks/quality.py                         all sets, all methods, scale 4
     python benchmarks/quality.py --protocol              bicubic at 2, 3 and 4 beside the published numbers
-    python benchmarks/quality.py --sets Set5 --methods bicubic --limit 2 --samples --json out/quality.json
+    python benchmarks/quality.py --samples 10 --cards    also the fit over samples, and numbers into the models' cards
+    python benchmarks/quality.py --sets Set5 --methods bicubic --limit 2 --json out/quality.json
 
 Protocol: crop the original to a multiple of 4, shrink by `resize`, round to 8 bits; super-resolve; round to 8 bits;
 Y-PSNR and SSIM without the outermost 4 pixels; everything else on whole images. Values are means over a set's images.
@@ -182,7 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="network calls of the diffusion methods (default: the method's own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--samples", action="store_true", help="also fit the error of the mean of K samples (16 runs per image)"
+        "--samples",
+        type=int,
+        metavar="N",
+        help="also fit the error of the mean of K samples on the first N images of each set (16 runs per image)",
     )
     parser.add_argument(
         "--protocol", action="store_true", help="only bicubic at scales 2, 3, 4 beside the published numbers"
@@ -208,8 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"### {name} x{SCALE}, {len(images)} images\n")
         print(table(found["rows"], lambda c: f"{c} ({COLUMNS[c]})" if COLUMNS[c] else c) + "\n", flush=True)
         if options.samples and "residual-diffusion" in options.methods:
-            found["fit"] = fit_of_samples(images, "residual-diffusion", options.steps, options.seed)
-            print(f"Y-PSNR (dB) of the mean of K samples, and the fit MSE = a + b/K (a, b as PSNR), {name}:\n")
+            few = images[: options.samples]
+            found["fit"] = fit_of_samples(few, "residual-diffusion", options.steps, options.seed)
+            print("Y-PSNR (dB) of the mean of K samples, and the fit MSE = a + b/K (a, b as PSNR; of the mean")
+            print(f"error over images, not the mean PSNR), first {len(few)} images of {name}:\n")
             print(table({"residual-diffusion": found["fit"]}) + "\n", flush=True)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
