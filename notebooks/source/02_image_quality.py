@@ -720,7 +720,8 @@ plots.curves(
     chances,
     coverage | {"what 95 % promises": np.full(50, 0.95)},
     title="Twelve trials: how often does a 95 % interval hold the truth?",
-    alt="Two jagged curves of coverage against the true preference from 0.5 to 0.99, and a level line at the promised 0.95. Wilson stays around 0.95, dipping to about 0.9."
+    alt="Two jagged curves of coverage against the true preference from 0.5 to 0.99, and a level line at the promised"
+    " 0.95. Wilson stays around 0.95, dipping to about 0.9."
     " Wald lies between 0.75 and 0.95 and falls towards zero as the true preference approaches one.",
     xlabel="true preference for B",
     ylabel="coverage (exact)",
@@ -872,8 +873,8 @@ print(f"ten fresh sets of originals: W2 from {min(fresh):.3f} to {max(fresh):.3f
 # %% [markdown]
 # The last line is a control: other pixels of the same law, which have nothing to do with $x$. A score of realism
 # finds nothing wrong with them. Their $W_2$ is not 0 but the noise floor of 200,000 draws; those of the sample and of the
-# transported mean are of that size. In the figure below,
-# compare the mean of four samples with the blend at the same distortion, $a = 1/2$: averaging pulls more values into the gap.
+# transported mean are of that size. In the figure below, compare the mean of four samples with the blend at the same
+# distortion, $a = 1/2$: averaging pulls more values into the gap.
 #
 # The Wasserstein geometry of this plane is known exactly (arXiv:2107.02555): with $P^* = W_2$ of the mean's law, the best
 # possible MSE at perception $P \le P^*$ is
@@ -909,8 +910,8 @@ plots.scatter(
 #
 # <details><summary><b>Question.</b> A paper's diffusion model loses 0.4 dB against its regression baseline. Is it a posterior sampler?</summary>
 #
-# No. A true posterior sample loses 3.01 dB against the posterior mean, and a good regression is close to that mean. Losing 0.4 dB means $1 + a^2 = 1.096$, so $a \approx 0.31$:
-# the samples hold a third of the spread they should have, or the baseline is poor.
+# No. A true posterior sample loses 3.01 dB against the posterior mean, and a good regression is close to that mean. Losing
+# 0.4 dB means $1 + a^2 = 1.096$, so $a \approx 0.31$: the samples hold a third of the spread they should have, or the baseline is poor.
 # </details>
 #
 # ### The same on pictures
@@ -1041,8 +1042,8 @@ plots.scatter(
 # Compare with the exact plane (mirrored, because PSNR grows to the right). The control matters: white noise of that strength
 # loses PSNR much as a sample does. What the sample gets for it is the gap between the two in the last column. Were
 # there none, the diffusion model would be an expensive noise generator; and a gap on three photos is a hint, not a proof
-# (section 11). *Flat noise* separates them as well: above 1 is grain on a wall where the original has none, and white
-# noise falls on walls as on leaves.
+# (section 11). *Flat noise* looks at the same question on walls: above 1 there is more grain than in the
+# original, and white noise falls on walls as on leaves.
 #
 # One more check needs no new idea. For a posterior sampler $\mathrm{MSE}_K = c_0 + c_1/K$ with $c_0 = c_1$. Fit both:
 

@@ -25,9 +25,7 @@ def _make_pair(image: Tensor, scale: int) -> tuple[Tensor, Tensor]:
 
 def _centre_crop(image: Tensor, scale: int) -> Tensor:
     top, left = image.shape[-2] % scale // 2, image.shape[-1] % scale // 2
-    return image[..., top : image.shape[-2] - image.shape[-2] % scale + top, left:][
-        ..., : image.shape[-1] - image.shape[-1] % scale
-    ]
+    return crop_to_multiple(image[..., top:, left:], scale)
 
 
 def _aliased_pair(image: Tensor, scale: int) -> tuple[Tensor, Tensor]:
@@ -78,11 +76,6 @@ def _pinv(matrix: Tensor) -> Tensor:
 
 def _wide_matrix(generator: Generator) -> tuple[Tensor]:
     return (torch.randn(3, 7, generator=generator, dtype=torch.float64),)
-
-
-def _first_columns(matrix: Tensor) -> Tensor:
-    rows, columns = matrix.shape
-    return torch.cat([torch.linalg.inv(matrix[:, :rows]), matrix.new_zeros(columns - rows, rows)])
 
 
 def _for_tall_matrices(matrix: Tensor) -> Tensor:
@@ -296,11 +289,6 @@ CHAPTER = [
                 "you divided the transpose by the squared lengths of the rows",
                 lambda matrix: matrix.T / matrix.square().sum(1),
                 "That is right only for rows at right angles to each other; A A^T has entries off its diagonal.",
-            ),
-            Mistake(
-                "you solved with the first pixels alone and left the others at zero",
-                _first_columns,
-                "That y explains x, but it is not the shortest: a combination of the rows, y = A^T w, is.",
             ),
         ],
     ),
