@@ -53,19 +53,32 @@ def build_parser() -> Parser:
     command = commands.add_parser("upscale", help="make a photo, or a folder of photos, larger")
     command.add_argument("source", metavar="IN", type=Path, help="an image file, or a folder of them")
     command.add_argument("target", metavar="OUT", type=Path, help="the file to write, or a folder when IN is one")
-    command.add_argument("--method", default="residual-diffusion", help="bicubic, regression or residual-diffusion (default)")
-    command.add_argument("--scale", type=whole_number, default=4, help="times larger (default 4; learned methods: 4 only)")
-    command.add_argument("--steps", type=whole_number, help="network calls of residual-diffusion (more: slower, finer)")
-    command.add_argument("--seed", type=seed, default=0, help="which plausible answer (default 0); same seed, same answer")
     command.add_argument(
-        "--samples", type=whole_number, default=1, help="write that many answers, OUT-1 ..., and their mean and spread, OUT-mean and OUT-std"
+        "--method", default="residual-diffusion", help="bicubic, regression or residual-diffusion (default)"
     )
-    command.add_argument("--compare", action="store_true", help="also write nearest, bicubic and method side by side, OUT-compare")
+    command.add_argument(
+        "--scale", type=whole_number, default=4, help="times larger (default 4; learned methods: 4 only)"
+    )
+    command.add_argument("--steps", type=whole_number, help="network calls of residual-diffusion (more: slower, finer)")
+    command.add_argument(
+        "--seed", type=seed, default=0, help="which plausible answer (default 0); same seed, same answer"
+    )
+    command.add_argument(
+        "--samples",
+        type=whole_number,
+        default=1,
+        help="write that many answers, OUT-1 ..., and their mean and spread, OUT-mean and OUT-std",
+    )
+    command.add_argument(
+        "--compare", action="store_true", help="also write nearest, bicubic and method side by side, OUT-compare"
+    )
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     command.set_defaults(run=run_upscale)
 
     command = commands.add_parser("demo", help="shrink a built-in photo, enlarge it by every method and compare")
-    command.add_argument("--photo", default="chelsea", help="a built-in photo: chelsea, astronaut, coffee, china, flower ...")
+    command.add_argument(
+        "--photo", default="chelsea", help="a built-in photo: chelsea, astronaut, coffee, china, flower ..."
+    )
     command.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
     command.add_argument("--steps", type=whole_number, help="network calls of residual-diffusion")
     command.add_argument("--seed", type=seed, default=0, help="which of the plausible answers")

@@ -97,11 +97,14 @@ class NetworkDenoiser:
         size = (alpha**2 + sigma**2).sqrt()
         return alpha / size, sigma / size, size
 
+    def _level(self, z: Tensor, t: Time) -> Tensor:
+        level = self.schedule.log_snr(t).clamp(-20, 20) / 8
+        return level.to(z.device, torch.float32).expand(len(z))
+
     def inputs(self, z: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """(u, level): what the network is shown for the state z at time t, both float32; shapes of z and (B,)."""
         _, _, size = self._normalised(t)
-        level = self.schedule.log_snr(t).clamp(-20, 20) / 8
-        return (broadcast(1 / size, z) * z).float(), level.to(z.device, torch.float32).expand(len(z))
+        return (broadcast(1 / size, z) * z).float(), self._level(z, t)
 
     def target(self, z_0: Tensor, eps: Tensor, t: Time) -> Tensor:
         """What the network should answer for z = alpha z_0 + sigma eps, shaped like z_0: the target of training."""
@@ -119,9 +122,10 @@ class NetworkDenoiser:
         tracked = z.requires_grad or (isinstance(cond, Tensor) and cond.requires_grad)
         alpha, sigma, size = self._normalised(t)
         with torch.set_grad_enabled(torch.is_grad_enabled() and tracked):
-            output = self.network(*self.inputs(z, t), cond).to(z.dtype)
+            u = broadcast(1 / size, z) * z
+            output = self.network(u.float(), self._level(z, t), cond).to(z.dtype)
             check_same_shape(output, z, ("the network's output", "z"))
-            return _to_z_0(output, self.kind, broadcast(1 / size, z) * z, alpha, sigma)
+            return _to_z_0(output, self.kind, u, alpha, sigma)
 
 
 def count_calls(denoiser: Denoiser) -> Denoiser:

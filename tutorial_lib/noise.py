@@ -30,6 +30,6 @@ def standard_normal(source: int | Generator | Sequence[Generator] = 0) -> Noise:
         if len(generators) != len(like):
             raise ValueError(f"noise has {len(generators)} generators, but the batch has {len(like)} samples")
         rows = [torch.randn(like.shape[1:], generator=g, device=g.device, dtype=like.dtype) for g in generators]
-        return torch.stack(rows).to(like.device)
+        return (torch.stack(rows) if len(rows) > 1 else rows[0][None]).to(like.device)
 
     return draw

@@ -23,6 +23,7 @@ METHODS: dict[str, str] = {
     "residual-diffusion": "a diffusion model adds a sample of what the regression leaves out (scale 4)",
 }
 STEPS = 20  # default network calls of residual-diffusion
+ETA = 0.7  # share of DDPM's noise in each step: less leaves hatching on smooth walls, more brings samples nearer their mean
 TILE, MARGIN = 256, 48  # LR pixels; the margin exceeds the reach of both networks
 
 
@@ -80,8 +81,12 @@ def residual_diffusion(lr: Tensor, seed: int | Sequence[int], steps: int, tile: 
     # half precision for storage only: at 4096 x 4096 the condition is the largest thing in memory
     cond = in_tiles(lambda x: condition(regression, x)[2].half(), [lr], tile)
     z = noise(lr.new_empty(len(lr), 3, 4 * lr.shape[-2], 4 * lr.shape[-1]))
-    z_0 = last(ddim(tiled(denoiser, cond, tile), schedule, z, uniform_times(steps), noise=noise, progress=progress))
-    del cond, z
+    states = ddim(
+        tiled(denoiser, cond, tile), schedule, z, uniform_times(steps), eta=ETA, noise=noise, progress=progress
+    )
+    del z  # the sampler holds the state now, and drops it as it goes on
+    z_0 = last(states)
+    del cond, states, denoiser
 
     def decode(x: Tensor, part: Tensor) -> Tensor:
         mean, spread, _ = condition(regression, x)

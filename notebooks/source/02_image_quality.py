@@ -26,7 +26,7 @@
 # *Not covered:* training a metric, video, and FID-like scores, which need thousands of images.
 #
 # **Prerequisites:** [chapter 01](01_super_resolution_basics.ipynb) (LR, HR, null space), mean and variance, a little PyTorch.
-# Reading time: 70 minutes. Running time: about 85 s on two cores.
+# Reading time: 70 minutes. Running time: about 15 s on two cores.
 # Survey section: II-C, Image Quality Assessment (arXiv:2401.00736).
 # Exercises: [exercises](../exercises/02_image_quality.ipynb), to be done as you go; answers in [solutions](../solutions/02_image_quality.ipynb).
 

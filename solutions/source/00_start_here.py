@@ -14,7 +14,7 @@
 # These exercises belong to [chapter 00](../notebooks/00_start_here.ipynb). They make you feel at home with the conventions that all
 # chapters share, and with `check`. Each takes one to five lines; together they take about 20 minutes.
 #
-# Running time: about 15 s on two CPU cores.
+# Running time: about 5 s on two CPU cores.
 
 # %%
 import torch

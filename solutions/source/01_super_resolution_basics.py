@@ -15,7 +15,7 @@
 # below it. The check draws fresh inputs and answers in one line. They belong to
 # [chapter 01](../notebooks/01_super_resolution_basics.ipynb).
 #
-# Running time: about 15 s on two processor cores.
+# Running time: about 5 s on two processor cores.
 #
 # Images are tensors `(B, C, H, W)` with values in [0, 1]. An `operator` has `operator(y)` for $Ay$, `operator.adjoint(x)` for
 # $A^\top x$, `operator.pinv(x)` for $A^+x$ and `operator.solve_data(x, rho)` for $(AA^\top + \rho I)^{-1}x$.

@@ -14,7 +14,7 @@
 # Eight exercises for [chapter 02](../notebooks/02_image_quality.ipynb), from warm-up to research. Write your code where
 # the cell says so, run the cell, then run `check`: it draws fresh inputs and answers in one line.
 #
-# Running time: about 15 s.
+# Running time: about 5 s.
 
 # %%
 import math
