@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .checks import check_one_of, check_same_shape
 from .schedules import Schedule, Time, vp_cosine
-from .steps import broadcast
+from .steps import add_scaled, broadcast
 
 KINDS = ("z_0", "eps", "v", "score")
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -27,11 +27,11 @@ def _to_z_0(output: Tensor, kind: str, z: Tensor, alpha: Tensor, sigma: Tensor) 
         return output
     if kind == "v":
         total = alpha**2 + sigma**2
-        return broadcast(alpha / total, z) * z - broadcast(sigma / total, z) * output
+        return add_scaled(broadcast(alpha / total, z) * z, -sigma / total, output)
     if not (alpha > 0).all():
         raise ValueError(f"kind {kind!r} cannot give z_0 where alpha is 0, in pure noise; use 'v' or 'z_0', or t < 1")
     per_output = -sigma / alpha if kind == "eps" else sigma**2 / alpha
-    return broadcast(1 / alpha, z) * z + broadcast(per_output, z) * output
+    return add_scaled(broadcast(1 / alpha, z) * z, per_output, output)
 
 
 def to_z_0(output: Tensor, kind: str, z: Tensor, t: Time, schedule: Schedule) -> Tensor:

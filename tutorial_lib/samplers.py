@@ -68,6 +68,7 @@ def _check_run(z: Tensor, times: Tensor) -> Tensor:
 
 def _walk(denoiser: Denoiser, z: Tensor, times: Tensor, step: Step, progress: bool) -> Iterator[State]:
     for t, s in tqdm(zip(times[:-1], times[1:], strict=True), total=len(times) - 1, disable=not progress, unit="step"):
+        z_0 = None  # the old estimate goes before the new one comes: states can be large
         z_0 = denoiser(z, t)
         yield State(z, t, z_0)
         z = step(z, z_0, t, s)

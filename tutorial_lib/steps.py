@@ -23,12 +23,17 @@ def broadcast(coefficient: Tensor, z: Tensor) -> Tensor:
     return coefficient.to(z).view(-1, *[1] * (z.ndim - 1))
 
 
+def add_scaled(z: Tensor, coefficient: Tensor, other: Tensor) -> Tensor:
+    """z + coefficient * other without a tensor for the product: states can be the largest thing in memory."""
+    return torch.addcmul(z, broadcast(coefficient, z).to(z), other)
+
+
 def _add_noise(z: Tensor, std: Tensor, noise: Noise | None) -> Tensor:
     if not (std > 0).any():
         return z
     if noise is None:
         raise ValueError("noise must be handed in for a random step, for example standard_normal(0), but None came")
-    return z + broadcast(std, z) * noise(z)
+    return add_scaled(z, std, noise(z))
 
 
 def ddim_step(
@@ -71,10 +76,10 @@ def ddim_step(
         std = eta * sigma_s * (1 - left**2).sqrt()
     along = (sigma_s**2 - std**2).clamp(min=0).sqrt()  # the clamp only catches rounding: std <= sigma_s
     if eps is None:  # alpha_s z_0 + along (z - alpha_t z_0) / sigma_t, with the coefficients gathered in float64
-        mean = broadcast(along / sigma_t, z) * z + broadcast(alpha_s - along * alpha_t / sigma_t, z) * z_0
+        mean = add_scaled(broadcast(along / sigma_t, z) * z, alpha_s - along * alpha_t / sigma_t, z_0)
     else:
         check_same_shape(z, eps, ("z", "eps"))
-        mean = broadcast(alpha_s, z) * z_0 + broadcast(along, z) * eps
+        mean = add_scaled(broadcast(alpha_s, z) * z_0, along, eps)
     return _add_noise(mean, std, noise)
 
 

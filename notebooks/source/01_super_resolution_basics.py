@@ -27,7 +27,7 @@
 # **Prerequisites**: matrices and their transposes, a little PyTorch. [Chapter 00](00_start_here.ipynb) shows how to run these pages.
 #
 # **Reading time**: 60 minutes, with the exercises two hours.
-# **Running time: about 10 s** on two processor cores.
+# **Running time: about 5 s** on two processor cores.
 #
 # **In the survey** (Moser et al., arXiv 2401.00736): section II, on image super-resolution, its data sets and models.
 # Not here: how to *score* a result (chapter 02) and how learned models differ (chapter 03).
