@@ -24,7 +24,7 @@ METHODS: dict[str, str] = {
 }
 STEPS = 20  # default network calls of residual-diffusion
 ETA = 0.7  # share of DDPM's noise in each step: less leaves hatching on smooth walls, more brings samples nearer their mean
-TILE, MARGIN = 256, 48  # LR pixels; the margin exceeds the reach of both networks
+TILE, MARGIN = 192, 48  # LR pixels; the margin exceeds the reach of both networks
 
 
 def super_resolve(
