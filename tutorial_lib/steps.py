@@ -24,8 +24,8 @@ def broadcast(coefficient: Tensor, z: Tensor) -> Tensor:
 
 
 def add_scaled(z: Tensor, coefficient: Tensor, other: Tensor) -> Tensor:
-    """z + coefficient * other without a tensor for the product: states can be the largest thing in memory."""
-    return torch.addcmul(z, broadcast(coefficient, z).to(z), other)
+    """z += coefficient * other in place, so z must be the caller's own: states can be the largest thing in memory."""
+    return z.addcmul_(broadcast(coefficient, z).to(z), other)
 
 
 def _add_noise(z: Tensor, std: Tensor, noise: Noise | None) -> Tensor:

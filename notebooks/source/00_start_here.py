@@ -121,7 +121,7 @@ plots.image_grid(
     title="Six answers agree on the outlines and differ in the fine texture",
     alt="Six pictures of the cat's eye. Top: answers of seeds 0, 1 and 2, which differ only in fine texture. Bottom: the "
     "original; the mean of six answers, softer than each of them; and a grainy map of their standard deviation, brightest "
-    "around the highlight in the pupil and in patches of the eyelid and the fur, darker along the clear outlines.",
+    "in patches of the eyelid and of the fur on the left, darker on the smooth skin to the right of the eye.",
 )
 
 # %% [markdown]
