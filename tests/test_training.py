@@ -170,7 +170,10 @@ import torch.distributed as dist
 if dist.is_initialized() and dist.get_world_size() != 2:
     raise SystemExit("not two processes")
 if not dist.is_initialized() or dist.get_rank() == 0:
-    print("LOSSES", dist.is_initialized(), *losses)
+    print("LOSSES", dist.is_initialized(), *losses, flush=True)
+if dist.is_initialized():
+    dist.barrier()
+    dist.destroy_process_group()
 """
 
 
@@ -179,7 +182,10 @@ def test_two_processes_get_the_single_process_loss(tmp_path):
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(Path(__file__).parents[1]))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    for _ in range(3):  # torchrun's rendezvous can fail on a busy machine; what is tested comes after it
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+        if done.returncode == 0:
+            break
     assert done.returncode == 0, done.stderr[-2000:]
     line = next(line for line in done.stdout.splitlines() if line.startswith("LOSSES"))
     assert line.split()[1] == "True", "the script ran as one process"
