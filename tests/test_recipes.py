@@ -9,6 +9,7 @@ import torch
 from torch import Generator, nn
 
 from tutorial_lib import recipes
+from tutorial_lib.data import faces
 from tutorial_lib.images import resize, to_uint8
 from tutorial_lib.networks.regression import SMALLEST_SPREAD
 from tutorial_lib.pretrained import load_pretrained
@@ -44,6 +45,15 @@ def test_patches_are_aligned(pairs):
         ).tolist()
         seen.add(tuple(step))
     assert len(seen) == 8, "all eight flips and turns must occur"
+
+
+@pytest.fixture(autouse=True)
+def few_faces(monkeypatch):
+    """A few training faces in place of 65,536."""
+    recipes.training_faces.cache_clear()
+    monkeypatch.setattr(recipes, "FACES", 24)
+    yield
+    recipes.training_faces.cache_clear()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -87,7 +97,7 @@ def test_velocity_loss_is_zero_at_the_true_velocity_and_not_at_its_negative():
     batch = {
         "z_0": torch.randn(4, 3, 8, 8, generator=source),
         "noise": torch.randn(4, 3, 8, 8, generator=source),
-        "spread": torch.rand(4, 1, 8, 8, generator=source),
+        "weight": torch.rand(4, 1, 8, 8, generator=source),
         "cond": torch.zeros(4, 1, 2, 2),
         "t": torch.tensor([0.1, 0.4, 0.7, 0.99]),
     }
@@ -107,9 +117,21 @@ def test_velocity_loss_is_zero_at_the_true_velocity_and_not_at_its_negative():
     assert velocity_loss(Fixed(truth), batch).max() < 1e-9
     assert velocity_loss(Fixed(-truth), batch).min() > 0.1
     assert velocity_loss(Fixed(torch.zeros_like(truth)), batch).min() > 0.1
-    weights = batch["spread"] / recipes.TYPICAL_SPREAD
-    expected = (truth**2 * weights).mean((1, 2, 3))
+    expected = (truth**2 * batch["weight"]).mean((1, 2, 3))
     torch.testing.assert_close(velocity_loss(Fixed(torch.zeros_like(truth)), batch), expected)
+    del batch["weight"], batch["cond"]
+    torch.testing.assert_close(velocity_loss(Fixed(torch.zeros_like(truth)), batch), (truth**2).mean((1, 2, 3)))
+
+
+def test_a_batch_of_faces_is_made_of_training_faces_and_their_mirror_images():
+    batch = RECIPES["faces-unconditional-32"]().batch(3)
+    states = faces(24, 32, seed=0).images * 2 - 1
+    every = torch.cat([states, states.flip(3)])
+    distances = (batch["z_0"][:, None] - every).abs().amax((2, 3, 4))
+    nearest, which = distances.min(1)
+    assert nearest.max() <= 1 / 255 + 1e-6, "nothing but rounding to 8 bits may change a face"
+    assert 10 < (which >= 24).sum() < 54, "about half of 64 are mirrored"
+    assert len(set(which.tolist())) > 30
 
 
 @pytest.mark.parametrize(("ratio", "sign"), [(0.5, -1), (1.0, 0), (2.0, 1)])

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "tutorial_lib"
 FLOORS = (
     ("checks", "files", "noise", "image_files", "images", "schedules", "linear_operator", "operators"),
     ("steps", "denoisers", "oracles", "degradations", "metrics", "data"),
-    ("samplers", "domains", "networks"),
+    ("samplers", "score_matching", "domains", "networks"),
     ("training", "recipes", "pretrained"),
     ("super_resolution",),
     ("figures", "plots", "widgets", "exercises", "cli", "doctor", "__main__"),

@@ -22,12 +22,18 @@ FOLDER = Path(__file__).with_name("weights")
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "photo-regression-x4": RegressionNetwork,
     "photo-residual-x4": lambda: residual_network(),
+    "faces-unconditional-32": lambda: face_network(),
 }
 
 
 def residual_network() -> UNet:
     """The denoising U-Net of photo-residual-x4: state 3 channels folded by 4, condition of 115 channels on the LR grid."""
     return UNet(in_channels=3, out_channels=3, cond_channels=3 + 48 + 64, channels=(64, 128, 192), blocks=2, fold=4)
+
+
+def face_network() -> UNet:
+    """The denoising U-Net of the 32 x 32 faces: it works on a 16 x 16 grid of 12 channels and sees the whole face."""
+    return UNet(in_channels=3, out_channels=3, channels=(96, 160), blocks=2, fold=2)
 
 
 def weights_path(name: str) -> Path:

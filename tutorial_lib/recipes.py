@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from .denoisers import NetworkDenoiser
 from .images import crop_to_multiple, resize, to_uint8
 from .networks.regression import RegressionNetwork, condition
-from .pretrained import residual_network
+from .pretrained import face_network, residual_network
 from .schedules import vp_cosine
 from .steps import forward_step
 
@@ -145,13 +145,18 @@ def residual_pairs() -> list[tuple[Tensor, Tensor, Tensor]]:
     return records
 
 
-def residual_patches(step: int, size: int, batch_size: int, seed: int) -> dict[str, Tensor]:
-    """A batch of residual patches with everything random about it: places, times and noise.
+def random_times(batch_size: int, generator: Generator) -> Tensor:
+    """Times (batch_size,) in [0, 1): stratified, and more often in the middle.
 
-    Times are stratified: sample i draws u in [i, i + 1) / batch_size, which makes the loss less noisy, and takes
-    t = u + sin(2 pi u) / (4 pi): three times as often the middle, where structure is decided, as the ends, where little can
-    be learned.
+    Sample i draws u in [i, i + 1) / batch_size, which makes the loss less noisy, and takes t = u + sin(2 pi u) / (4 pi):
+    three times as often the middle, where structure is decided, as the ends, where little can be learned.
     """
+    u = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
+    return u + (2 * math.pi * u).sin() / (4 * math.pi)
+
+
+def residual_patches(step: int, size: int, batch_size: int, seed: int) -> dict[str, Tensor]:
+    """A batch of residual patches with everything random about it: places, times and noise."""
     generator = step_generator(seed, step)
     records = residual_pairs()
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -161,24 +166,24 @@ def residual_patches(step: int, size: int, batch_size: int, seed: int) -> dict[s
         fine = (slice(None), slice(4 * y, 4 * (y + size)), slice(4 * x, 4 * (x + size)))
         parts.append((cond[:, y : y + size, x : x + size].float(), residual[fine].float(), spread[fine].float()))
     cond, residual, spread = (torch.stack(p) for p in zip(*parts, strict=True))
-    u = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
-    t = u + (2 * math.pi * u).sin() / (4 * math.pi)
+    t = random_times(batch_size, generator)
     noise = torch.randn(residual.shape, generator=generator)
-    return {"z_0": residual, "cond": cond, "spread": spread, "t": t, "noise": noise}
+    return {"z_0": residual, "cond": cond, "weight": spread / TYPICAL_SPREAD, "t": t, "noise": noise}
 
 
 def velocity_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """E |v - v_hat|^2 with v = alpha eps - sigma z_0 on the cosine path, weighted by the spread (mean weight about 1).
+    """E |v - v_hat|^2 with v = alpha eps - sigma z_0 on the cosine path, times the batch's "weight" if it has one.
 
-    Salimans and Ho, arXiv 2202.00512. The weight depends on the condition and the place alone, so the minimiser is still the
-    conditional mean; it spends the network's effort where errors can be seen instead of on the rounding noise of walls.
+    Salimans and Ho, arXiv 2202.00512. The residual's weight is its spread (mean about 1): it depends on the condition and
+    the place alone, so the minimiser is still the conditional mean; it spends the network's effort where errors can be seen
+    instead of on the rounding noise of walls.
     """
-    schedule = vp_cosine()
-    denoiser = NetworkDenoiser(network, "v", schedule)
+    denoiser = NetworkDenoiser(network, "v", vp_cosine())
     t = batch["t"].double()
-    z = forward_step(batch["z_0"], schedule, 0.0, t, lambda like: batch["noise"])
-    error = network(*denoiser.inputs(z, t), batch["cond"]).float() - denoiser.target(batch["z_0"], batch["noise"], t)
-    return (error**2 * batch["spread"] / TYPICAL_SPREAD).mean((1, 2, 3))
+    z = forward_step(batch["z_0"], denoiser.schedule, 0.0, t, lambda like: batch["noise"])
+    answer = network(*denoiser.inputs(z, t), batch.get("cond")).float()
+    error = (answer - denoiser.target(batch["z_0"], batch["noise"], t)) ** 2
+    return (error * batch.get("weight", 1)).mean((1, 2, 3))
 
 
 TYPICAL_SPREAD = 0.04  # image units; only sets the loss's unit
@@ -202,7 +207,49 @@ def photo_residual_x4(steps: int = 13_000, batch_size: int = 16, size: int = 32,
     )
 
 
+FACES = 65_536  # how many faces the face models are trained on
+
+
+@lru_cache(maxsize=1)
+def training_faces(size: int, count: int) -> Tensor:
+    """The training set (count, 3, size, size) of the face models, uint8: `faces` of seed 0. Half a minute for 32 x 32."""
+    from .data import faces
+
+    return torch.cat([to_uint8(images) for images in faces(count, size, seed=0).images.split(4096)])
+
+
+def face_batch(step: int, size: int, batch_size: int, seed: int) -> dict[str, Tensor]:
+    """A batch of training faces as states in [-1, 1], half of them mirrored, with times and noise."""
+    generator = step_generator(seed, step)
+    images = training_faces(size, FACES)
+    chosen = images[torch.randint(len(images), (batch_size,), generator=generator)]
+    mirrored = torch.rand(batch_size, generator=generator) < 0.5
+    chosen = torch.where(mirrored.view(-1, 1, 1, 1), chosen.flip(3), chosen)
+    t = random_times(batch_size, generator)
+    noise = torch.randn(chosen.shape, generator=generator)
+    return {"z_0": chosen.float() / 127.5 - 1, "t": t, "noise": noise}
+
+
+def faces_unconditional_32(steps: int = 18_000, batch_size: int = 64, seed: int = 0) -> Recipe:
+    """Diffusion of 32 x 32 faces, told nothing but the noise level."""
+    return Recipe(
+        name="faces-unconditional-32",
+        network=face_network,
+        batch=lambda step: face_batch(step, 32, batch_size, seed),
+        loss=velocity_loss,
+        steps=steps,
+        batch_size=batch_size,
+        peak_lr=1e-3,
+        warmup=400,
+        ema_halflife=700.0,
+        seed=seed,
+        data=f"{FACES:,} faces of tutorial_lib.data.faces (seed 0, 32 x 32, rounded to 8 bits), half of them mirrored",
+        description=f"v-prediction on the cosine path, {batch_size} faces a step",
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "photo-regression-x4": photo_regression_x4,
     "photo-residual-x4": photo_residual_x4,
+    "faces-unconditional-32": faces_unconditional_32,
 }
