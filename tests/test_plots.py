@@ -51,6 +51,9 @@ def drawings() -> dict[str, Figure]:
         "density_2d": plots.density_2d(
             x, x, {"p": plane}, points={"s": [[0.1, 0.2]]}, paths=np.ones((1, 3, 2)), **WORDS
         ),
+        "evolution": plots.evolution(
+            x, x, {"p": plane, "q": plane}, paths={"q": (x[:3], np.ones((2, 3)))}, columns=1, **WORDS
+        ),
         "image_grid": plots.image_grid(picture, ["noise"], zoom=3, **WORDS),
         "compare": plots.compare({"a": picture, "b": picture}, [(1, 2, 4, 5)], overview="a", **WORDS),
     }

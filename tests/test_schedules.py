@@ -13,6 +13,7 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 from tutorial_lib import schedules
 from tutorial_lib.schedules import Schedule
+from tutorial_lib.steps import forward_std, posterior_std
 
 LINEAR_BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 BUILT = {
@@ -58,6 +59,25 @@ def test_alpha_and_sigma_to_all_digits(name, t):
     alpha, sigma = exact(name, t)
     assert BUILT[name].alpha(t).item() == pytest.approx(alpha, rel=1e-13)
     assert BUILT[name].sigma(t).item() == pytest.approx(sigma, rel=1e-12)
+
+
+@pytest.mark.parametrize("t", [1e-4, 0.0105, 0.3337, 0.5, 0.97])
+def test_alpha_and_sigma_of_the_table_and_its_stretched_copy_to_all_digits(t):
+    """Products of 1 - beta to 50 digits, geometric interpolation between knots; then (alpha - end) / (1 - end)."""
+    with mpmath.workdps(50):
+        knots = [mpmath.mpf(1)]
+        for beta in LINEAR_BETAS.tolist():
+            knots.append(knots[-1] * mpmath.sqrt(1 - mpmath.mpf(beta)))
+        place = mpmath.mpf(t) * 1000
+        left = int(place)
+        alpha = knots[left] ** (1 - (place - left)) * knots[left + 1] ** (place - left)
+        stretched = (alpha - knots[-1]) / (1 - knots[-1])
+        pairs = {
+            name: (a, mpmath.sqrt(1 - a**2)) for name, a in (("from_betas", alpha), ("zero_terminal_snr", stretched))
+        }
+    for name, (expected_alpha, expected_sigma) in pairs.items():
+        assert BUILT[name].alpha(t).item() == pytest.approx(float(expected_alpha), rel=1e-11)
+        assert BUILT[name].sigma(t).item() == pytest.approx(float(expected_sigma), rel=1e-11)
 
 
 TIMES = torch.tensor([1e-4, 0.01, 0.3, 0.7, 0.99], dtype=torch.float64)
@@ -161,6 +181,80 @@ def test_zero_terminal_snr_agrees_with_diffusers():
     torch.testing.assert_close(ours.alpha(knots) ** 2 + ours.sigma(knots) ** 2, torch.ones_like(knots))
     with pytest.raises(ValueError, match="variance preserving"):
         schedules.zero_terminal_snr(schedules.edm())
+
+
+@every_schedule
+def test_slopes_are_those_of_differences(schedule):
+    for t in (0.0503, 0.5003, 0.9004):  # between the knots of a table
+        alpha, sigma = (slope.item() for slope in schedule.slopes(t))
+        for function, slope in ((schedule.alpha, alpha), (schedule.sigma, sigma)):
+            h = 1e-5
+            difference = ((function(t + h) - function(t - h)) / (2 * h)).item()
+            assert slope == pytest.approx(difference, rel=1e-5, abs=1e-8)
+
+
+@every_schedule
+def test_slopes_make_drift_and_diffusion_and_outlive_them_in_pure_noise(schedule):
+    alpha, sigma = schedule.slopes(TIMES)
+    torch.testing.assert_close(schedule.drift(TIMES), alpha / schedule.alpha(TIMES))
+    squared = 2 * schedule.sigma(TIMES) * (sigma - schedule.drift(TIMES) * schedule.sigma(TIMES))
+    torch.testing.assert_close(schedule.diffusion(TIMES) ** 2, squared, rtol=1e-8, atol=0)
+    ends = schedule.slopes(torch.tensor([0.0, 1.0]))
+    assert all(slope.isfinite().all() and slope.dtype == torch.float64 for slope in ends)
+
+
+VARIANCE_PRESERVING = ("vp_linear", "vp_cosine", "from_betas", "zero_terminal_snr")
+
+
+@pytest.mark.parametrize("name", VARIANCE_PRESERVING)
+@pytest.mark.parametrize("n", [1, 2, 7, 50])
+def test_a_respaced_chain_has_the_schedules_alpha_at_its_knots(name, n):
+    schedule = BUILT[name]
+    for times in (schedules.uniform_times(n, 0.97), schedules.karras_times(schedule, n, t_max=0.97)):
+        betas = schedules.respace(schedule, times)
+        assert betas.shape == (n,) and betas.dtype == torch.float64 and ((betas > 0) & (betas < 1)).all()
+        knots = torch.arange(1, n + 1, dtype=torch.float64) / n
+        short = schedules.from_betas(betas)
+        torch.testing.assert_close(short.alpha(knots), schedule.alpha(times[:-1].flip(0)), rtol=1e-10, atol=0)
+        torch.testing.assert_close(schedules.respace(schedule, times[:-1].tolist()), betas, rtol=0, atol=0)
+
+
+def test_respacing_to_every_knot_changes_nothing_and_to_few_gives_larger_betas():
+    times = schedules.trailing_times(1000)
+    torch.testing.assert_close(schedules.respace(BUILT["from_betas"], times), LINEAR_BETAS, rtol=1e-9, atol=1e-13)
+    few = schedules.respace(BUILT["from_betas"], schedules.trailing_times(50))
+    by_product = [1 - (1 - LINEAR_BETAS[i : i + 20]).prod().item() for i in range(0, 1000, 20)]
+    np.testing.assert_allclose(few.numpy(), by_product, rtol=1e-10)
+    assert few[-1] > 10 * LINEAR_BETAS[-1]
+
+
+@pytest.mark.parametrize("name", VARIANCE_PRESERVING)
+def test_respaced_betas_are_the_variances_of_the_steps_taken(name):
+    """beta and beta-tilde of the short chain, as its table gives them, are those of `ddpm` between the long one's times."""
+    schedule, times = BUILT[name], schedules.uniform_times(6, 0.95)
+    betas = schedules.respace(schedule, times)
+    bars = (1 - betas).cumprod(0)
+    for i in range(6):
+        t, s = times[5 - i], times[6 - i]
+        assert betas[i].item() == pytest.approx(forward_std(schedule, s, t).item() ** 2, rel=1e-9)
+        if i:
+            tilde = betas[i] * (1 - bars[i - 1]) / (1 - bars[i])
+            assert tilde.item() == pytest.approx(posterior_std(schedule, t, s).item() ** 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ends_in_pure_noise[:1] + ends_in_pure_noise[2:])
+def test_a_chain_from_pure_noise_ends_in_a_beta_of_1(name):
+    betas = schedules.respace(BUILT[name], schedules.uniform_times(4))
+    assert betas[-1] == 1 and (betas[:-1] < 1).all()
+
+
+def test_respace_refuses_what_is_no_chain():
+    for name in ("ve", "edm", "flow", "sub_vp"):
+        with pytest.raises(ValueError, match="schedule must be variance preserving .* to have betas"):
+            schedules.respace(BUILT[name], schedules.uniform_times(4))
+    for times in ([], [0.0], [0.1, 0.5], [1.5, 0.5], [0.5, math.nan], [[0.5, 0.1]], [0.5, -0.1]):
+        with pytest.raises(ValueError, match="times must be a list that decreases from at most 1"):
+            schedules.respace(BUILT["vp_linear"], times)
 
 
 @every_schedule

@@ -10,7 +10,7 @@ import torch
 from test_schedules import BUILT, every_schedule
 
 from tutorial_lib.noise import standard_normal
-from tutorial_lib.steps import bridge_step, ddim_step, forward_step, langevin_step
+from tutorial_lib.steps import bridge_step, ddim_step, forward_std, forward_step, langevin_step, posterior_std
 
 PAIRS = [(0.9, 0.5), (0.5, 0.02), (0.02, 0.01), (1.0, 0.3)]
 Z, Z_0 = standard_normal(0)(torch.empty(2, 3, 2, 4, 5, dtype=torch.float64))
@@ -69,6 +69,31 @@ def test_eta_1_is_the_posterior(schedule, t, s):
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_every_eta_keeps_the_marginals(schedule, t, s, eta):
     check_marginal(ddim_step, schedule, t, s, eta)
+
+
+@every_schedule
+@pytest.mark.parametrize(("t", "s"), PAIRS)
+@pytest.mark.parametrize("eta", [0.0, 0.3, 0.7, 1.0])
+def test_every_eta_has_the_moments_of_ddims_equation_12(schedule, t, s, eta):
+    """Typed as arXiv 2010.02502 does: eta^2 beta-tilde of noise, the rest of sigma_s^2 along eps."""
+    _, posterior_deviation = bayes(schedule, t, s)
+    eps = (Z - schedule.alpha(t) * Z_0) / schedule.sigma(t)
+    along = (schedule.sigma(s) ** 2 - eta**2 * posterior_deviation**2).clamp(min=0).sqrt()  # rounding
+    mean, std = law(ddim_step, Z, Z_0, schedule, t, s, eta)
+    torch.testing.assert_close(mean, schedule.alpha(s) * Z_0 + along * eps, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(std, eta * posterior_deviation, rtol=1e-7, atol=1e-12)
+
+
+@every_schedule
+@pytest.mark.parametrize(("t", "s"), PAIRS)
+def test_posterior_and_forward_deviations_belong_together(schedule, t, s):
+    """beta-tilde = beta sigma_s^2 / sigma_t^2, and 1/beta-tilde adds up the precisions of both neighbours."""
+    beta, tilde = forward_std(schedule, s, t) ** 2, posterior_std(schedule, t, s) ** 2
+    torch.testing.assert_close(tilde, beta * (schedule.sigma(s) / schedule.sigma(t)) ** 2, rtol=1e-7, atol=0)
+    torch.testing.assert_close(posterior_std(schedule, t, s), bayes(schedule, t, s)[1], rtol=1e-7, atol=0)
+    if schedule is BUILT["vp_linear"]:
+        assert beta.item() == pytest.approx(1 - ((schedule.alpha(t) / schedule.alpha(s)) ** 2).item(), rel=1e-9)
+    assert posterior_std(schedule, t, 0.0) == 0
 
 
 @every_schedule
@@ -200,8 +225,12 @@ def test_impossible_steps_are_refused():
         ddim_step(Z, Z_0, schedule, 0.5, 0.3, 1.5, noise)
     with pytest.raises(ValueError, match="must go to a cleaner time"):
         ddim_step(Z, Z_0, schedule, 0.3, 0.5, 1.0, noise)
+    with pytest.raises(ValueError, match="must go to a cleaner time, but it goes from t = 0.3 to s = 0.5"):
+        posterior_std(schedule, 0.3, 0.5)
     with pytest.raises(ValueError, match="noise must be handed in"):
         ddim_step(Z, Z_0, schedule, 0.5, 0.3, 1.0)
+    with pytest.raises(ValueError, match="noise must be handed in"):
+        langevin_step(Z, Z, 0.1, None)
     with pytest.raises(ValueError, match="must start where there is noise"):
         ddim_step(Z, Z_0, schedule, 0.0, 0.5)
     with pytest.raises(ValueError, match="z and z_0 must have the same shape"):
@@ -260,3 +289,122 @@ def test_langevin_has_its_known_stationary_variance(step_size, variance):
     assert stationary.item() == pytest.approx(variance / (1 - step_size / (4 * variance)), rel=1e-12)
     half_convention = torch.tensor([step_size] * 3, dtype=torch.float64)
     torch.testing.assert_close(langevin_step(Z, -Z / variance, half_convention, torch.ones_like), mean + std)
+
+
+# The other steps: mean and deviation given where they start, each check with bugs that it must see.
+
+
+def check_forward(step, schedule, s, t):
+    """q(z_t | z_s): with z_s ~ q(z_s | z_0) it must give q(z_t | z_0), and its mean must not depend on z_0."""
+    mean, std = law(step, Z, schedule, s, t)
+    torch.testing.assert_close(mean, schedule.alpha(t) / schedule.alpha(s) * Z, rtol=1e-9, atol=1e-12)
+    kept = (mean / Z).mean() * schedule.sigma(s)
+    torch.testing.assert_close(kept**2 + std**2, schedule.sigma(t) ** 2, rtol=1e-9, atol=0)
+
+
+def check_bridge(step, t, s, kappa_squared):
+    """Brownian motion from z_0 has covariance kappa^2 min(t, s): condition its value at s on that at t."""
+    mean, std = law(step, Z, Z_0, t, s, kappa_squared)
+    at_t, at_s, between = kappa_squared * t, kappa_squared * s, kappa_squared * min(t, s)
+    torch.testing.assert_close(mean, Z_0 + between / at_t * (Z - Z_0))
+    assert std.item() ** 2 == pytest.approx(at_s - between**2 / at_t, rel=1e-9)
+
+
+def check_langevin(step, step_size):
+    """z + (a/2) score + sqrt(a) noise, given z and the score."""
+    mean, std = law(step, Z, Z_0, step_size)
+    torch.testing.assert_close(mean, Z + step_size / 2 * Z_0)
+    assert std.item() == pytest.approx(step_size**0.5, rel=1e-12)
+
+
+@every_schedule
+@pytest.mark.parametrize(("t", "s"), [(0.9, 0.5), (0.5, 0.02), (0.02, 0.01)])
+def test_the_forward_step_has_the_moments_of_the_chain(schedule, t, s):
+    check_forward(forward_step, schedule, s, t)
+
+
+@pytest.mark.parametrize(("t", "s"), [(1.0, 0.6), (7.0, 0.01), (0.5, 0.499)])
+@pytest.mark.parametrize("kappa_squared", [0.3, 1.0, 4.0])
+def test_the_bridge_step_has_the_moments_of_a_brownian_bridge(t, s, kappa_squared):
+    check_bridge(bridge_step, t, s, kappa_squared)
+
+
+@pytest.mark.parametrize("step_size", [1e-4, 0.1, 3.0])
+def test_the_langevin_step_has_its_moments(step_size):
+    check_langevin(langevin_step, step_size)
+
+
+def forward_with_the_marginal_noise(z, schedule, s, t, noise):
+    return schedule.alpha(t) / schedule.alpha(s) * z + schedule.sigma(t) * noise(z)
+
+
+def forward_with_variance_for_std(z, schedule, s, t, noise):
+    return schedule.alpha(t) / schedule.alpha(s) * z + forward_std(schedule, s, t) ** 2 * noise(z)
+
+
+def forward_with_squared_ratio(z, schedule, s, t, noise):
+    return (schedule.alpha(t) / schedule.alpha(s)) ** 2 * z + forward_std(schedule, s, t) * noise(z)
+
+
+@pytest.mark.parametrize(
+    "mutant", [forward_with_the_marginal_noise, forward_with_variance_for_std, forward_with_squared_ratio]
+)
+def test_broken_forward_steps_are_noticed(mutant):
+    with pytest.raises(AssertionError):
+        check_forward(mutant, BUILT["vp_linear"], 0.3, 0.5)
+
+
+def bridge_with_variance_for_std(z, z_0, t, s, kappa_squared, noise):
+    return z_0 + s / t * (z - z_0) + kappa_squared * s * (t - s) / t * noise(z)
+
+
+def bridge_with_root_of_the_clock(z, z_0, t, s, kappa_squared, noise):
+    return z_0 + (s / t) ** 0.5 * (z - z_0) + (kappa_squared * s * (t - s) / t) ** 0.5 * noise(z)
+
+
+def bridge_with_kappa_for_kappa_squared(z, z_0, t, s, kappa_squared, noise):
+    return bridge_step(z, z_0, t, s, kappa_squared**2, noise)
+
+
+@pytest.mark.parametrize(
+    "mutant", [bridge_with_variance_for_std, bridge_with_root_of_the_clock, bridge_with_kappa_for_kappa_squared]
+)
+def test_broken_bridges_are_noticed(mutant):
+    with pytest.raises(AssertionError):
+        check_bridge(mutant, 1.0, 0.6, 0.3)
+
+
+def langevin_of_the_other_convention(z, score, a, noise):
+    return z + a * score + (2 * a) ** 0.5 * noise(z)
+
+
+def langevin_with_variance_for_std(z, score, a, noise):
+    return z + a / 2 * score + a * noise(z)
+
+
+def langevin_downhill(z, score, a, noise):
+    return z - a / 2 * score + a**0.5 * noise(z)
+
+
+@pytest.mark.parametrize(
+    "mutant", [langevin_of_the_other_convention, langevin_with_variance_for_std, langevin_downhill]
+)
+def test_broken_langevin_steps_are_noticed(mutant):
+    with pytest.raises(AssertionError):
+        check_langevin(mutant, 0.1)
+
+
+def test_one_time_per_sample_also_in_the_other_steps():
+    t, s, schedule = torch.tensor([0.9, 0.5, 0.2]), torch.tensor([0.5, 0.4, 0.1]), BUILT["vp_linear"]
+    steps = {
+        "forward": lambda z, z_0, t, s: forward_step(z, schedule, s, t, torch.ones_like),
+        "bridge": lambda z, z_0, t, s: bridge_step(z, z_0, t, s, 0.7, torch.ones_like),
+        "langevin": lambda z, z_0, t, s: langevin_step(z, z_0, t, torch.ones_like),
+    }
+    for step in steps.values():
+        together = step(Z, Z_0, t, s)
+        single = step(Z.float(), Z_0.float(), t, s)
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(single.double(), together, rtol=0, atol=2e-6)
+        for i in range(3):
+            torch.testing.assert_close(together[i : i + 1], step(Z[i : i + 1], Z_0[i : i + 1], t[i], s[i]))

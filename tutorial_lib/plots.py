@@ -21,6 +21,7 @@ __all__ = [
     "compare",
     "curves",
     "density_2d",
+    "evolution",
     "finish",
     "heatmap",
     "histogram",
@@ -292,4 +293,49 @@ def density_2d(
         ax.set(xlim=(array(x).min(), array(x).max()), ylim=(array(y).min(), array(y).max()), aspect="equal")
         ax.set_title(label, size=10)
         _dress(ax, xlabel, ylabel)
+    return finish(canvas, title, alt, caption)
+
+
+@rc_context(STYLE)
+def evolution(
+    t,
+    z,
+    panels: Mapping[str, object],
+    *,
+    title: str,
+    alt: str,
+    caption: str = "",
+    xlabel: str = "time $t$",
+    ylabel: str = "state $z_t$",
+    paths: Mapping[str, tuple] | None = None,
+    columns: int | None = None,
+    width: int | None = None,
+    height: int = 320,
+) -> Figure:
+    """How one-dimensional laws change with time: each panel is a density (len(z), len(t)), dark where likely.
+
+    Darkness has one scale for all panels. `paths` maps a panel's label to (times (n,), values (P, n)), drawn as lines
+    over it. With `columns` the panels stand in rows, each `height` pixels high.
+    """
+    densities = {label: array(values) for label, values in panels.items()}
+    columns = columns or len(densities)
+    rows = -(-len(densities) // columns)
+    wide = width or min(960, 120 + 280 * columns)
+    canvas = Canvas(figsize=(wide / DPI, rows * height / DPI), dpi=DPI, layout="constrained")
+    canvas.suptitle("\n".join(wrapped(title, wide, 11)), size=11, weight="bold")
+    top = max(np.quantile(density, 0.999) for density in densities.values())
+    grid = canvas.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for index, axes in enumerate(grid.flat):
+        axes.set_visible(index < len(densities))
+    for index, (axes, (label, density)) in enumerate(zip(grid.flat, densities.items(), strict=False)):
+        axes.pcolormesh(array(t), array(z), density, cmap="Greys", vmin=0, vmax=top, shading="nearest", rasterized=True)
+        times, values = map(array, (paths or {}).get(label, ([], np.empty((0, 0)))))
+        for number, path in enumerate(values):
+            colour, line = COLOURS[1 + number % 6], LINES[number % 3]
+            axes.plot(times, path, color=colour, linestyle=line, linewidth=1.3)
+        axes.grid(visible=False)
+        axes.set_title(label, size=10)
+        axes.set(xlim=(array(t).min(), array(t).max()), ylim=(array(z).min(), array(z).max()))
+        axes.set_xlabel(xlabel if index // columns == rows - 1 else "")
+        axes.set_ylabel(ylabel if index % columns == 0 else "")
     return finish(canvas, title, alt, caption)

@@ -75,6 +75,11 @@ class Schedule:
         late = torch.where(target <= self.log_snr(torch.ones_like(target)), 1.0, late)
         return torch.where(target >= self.log_snr(torch.zeros_like(target)), 0.0, late)
 
+    def slopes(self, t: Time) -> tuple[Tensor, Tensor]:
+        """(d alpha/dt, d sigma/dt), per unit of time: finite also where alpha is 0; limits from inside at t = 0."""
+        t = torch.as_tensor(t, dtype=torch.float64).clamp(min=EARLIEST)
+        return _derivative(self.alpha, t), _derivative(self.sigma, t)
+
     def drift(self, t: Time) -> Tensor:
         """f(t) = d log alpha / dt, per unit of time; -inf where alpha is 0, the limit from inside at t = 0."""
         t = torch.as_tensor(t, dtype=torch.float64).clamp(min=EARLIEST)
@@ -182,6 +187,32 @@ def from_betas(betas: Tensor | Sequence[float]) -> Schedule:
     return _variance_preserving(log_alpha)
 
 
+def _check_variance_preserving(schedule: Schedule, purpose: str) -> None:
+    probe = torch.linspace(0, 1, 11, dtype=torch.float64)
+    total = schedule.alpha(probe) ** 2 + schedule.sigma(probe) ** 2
+    if not torch.allclose(total, torch.ones_like(total), atol=1e-9):
+        raise ValueError(f"schedule must be variance preserving (alpha^2 + sigma^2 = 1) {purpose}")
+
+
+def respace(schedule: Schedule, times: Tensor | Sequence[float]) -> Tensor:
+    """The betas (n,) of the short chain that visits n decreasing times and then 0: beta = 1 - (alpha_t / alpha_s)^2 from
+    each time t to the next, s.
+
+    Noisiest last, as `from_betas` reads them: `from_betas(respace(schedule, times))` has the schedule's alpha at its
+    knots, so that beta-tilde and every other quantity of the short chain is right. Reading single betas out of the long
+    table instead (arXiv 2102.09672 warns of it) makes every variance too small. `times` is a grid as `uniform_times`
+    gives it; a missing final 0 is added. Where alpha is 0 the last beta is 1, which `from_betas` refuses. Raises
+    ValueError unless the schedule is variance preserving and the times decrease within [0, 1].
+    """
+    _check_variance_preserving(schedule, "to have betas")
+    times = torch.as_tensor(times, dtype=torch.float64)
+    if times.ndim != 1 or not len(times) or not (times.diff() < 0).all() or not (0 < times[0] <= 1 and times[-1] >= 0):
+        raise ValueError(f"times must be a list that decreases from at most 1 to at least 0, but {times.tolist()} came")
+    times = times if times[-1] == 0 else _then_zero(times)
+    alpha = schedule.alpha(times)
+    return (1 - (alpha[:-1] / alpha[1:]) ** 2).flip(0)
+
+
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """Shift and stretch alpha so that alpha(1) = 0 exactly: alpha' = (alpha - alpha(1)) / (1 - alpha(1)), sigma'^2 = 1
     - alpha'^2.
@@ -190,10 +221,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     differs by about 1e-6 for N = 1000. At t = 1 only "v" and "z_0" predictions make sense.
     Raises ValueError for a schedule without alpha^2 + sigma^2 = 1.
     """
-    probe = torch.linspace(0, 1, 11, dtype=torch.float64)
-    total = schedule.alpha(probe) ** 2 + schedule.sigma(probe) ** 2
-    if not torch.allclose(total, torch.ones_like(total), atol=1e-9):
-        raise ValueError("schedule must be variance preserving (alpha^2 + sigma^2 = 1) to be given a zero terminal SNR")
+    _check_variance_preserving(schedule, "to be given a zero terminal SNR")
     last = schedule.alpha(1.0)
 
     def alpha(t: Tensor) -> Tensor:

@@ -36,6 +36,15 @@ def _add_noise(z: Tensor, std: Tensor, noise: Noise | None) -> Tensor:
     return add_scaled(z, std, noise(z))
 
 
+def posterior_std(schedule: Schedule, t: Time, s: Time) -> Tensor:
+    """Standard deviation of z_s given z_t and z_0: sigma_s sqrt(1 - (alpha_t sigma_s / (alpha_s sigma_t))^2), DDPM's
+    sqrt(beta-tilde)."""
+    left = schedule.alpha(t) * schedule.sigma(s) / (schedule.alpha(s) * schedule.sigma(t))
+    if not (left < 1).all():
+        raise ValueError(f"with eta > 0 a step must go to a cleaner time, but it goes from t = {t} to s = {s}")
+    return schedule.sigma(s) * (1 - left**2).sqrt()
+
+
 def ddim_step(
     z: Tensor,
     z_0: Tensor,
@@ -70,10 +79,7 @@ def ddim_step(
         raise ValueError(f"a step must start where there is noise, but sigma(t) is 0 at t = {t}")
     std = torch.zeros_like(sigma_s)
     if eta > 0:
-        left = alpha_t * sigma_s / (alpha_s * sigma_t)
-        if not (left < 1).all():
-            raise ValueError(f"with eta > 0 a step must go to a cleaner time, but it goes from t = {t} to s = {s}")
-        std = eta * sigma_s * (1 - left**2).sqrt()
+        std = eta * posterior_std(schedule, t, s)
     along = (sigma_s**2 - std**2).clamp(min=0).sqrt()  # the clamp only catches rounding: std <= sigma_s
     if eps is None:  # alpha_s z_0 + along (z - alpha_t z_0) / sigma_t, with the coefficients gathered in float64
         mean = add_scaled(broadcast(along / sigma_t, z) * z, alpha_s - along * alpha_t / sigma_t, z_0)

@@ -367,14 +367,18 @@ widgets.frames(
 # %% [markdown]
 # ## How the course is laid out
 #
-# Three chapters exist now; the others are planned.
+# Six chapters exist now; the others are planned.
 #
 # | chapter | you learn to | status |
 # |---|---|---|
 # | 00 Start here | super-resolve a photo, find your way | ready |
 # | [01 Super-resolution basics](01_super_resolution_basics.ipynb) | write down how a photo loses its detail, and why this cannot be undone | ready |
 # | [02 Image quality](02_image_quality.ipynb) | measure an answer, and know when each measure lies | ready |
-# | 03–08 | before diffusion, DDPM, score-based models, SDEs, efficient sampling, likelihood | planned |
+# | 03 | what came before diffusion | planned |
+# | [04 DDPM](04_ddpm.ipynb) | derive a diffusion model, train one, and choose its variances | ready |
+# | [05 Score-based models](05_score_based_models.ipynb) | learn a score by denoising, and sample with Langevin dynamics | ready |
+# | [06 SDEs](06_sdes.ipynb) | see both as one differential equation, reverse it, and invert a face | ready |
+# | 07–08 | efficient sampling, likelihood | planned |
 # | 09–12 | SR3, conditioning and guidance, state domains, corruption spaces | planned |
 # | 13–15 | zero-shot methods: projection, decomposition, posterior | planned |
 # | 16–20 | colour shift, architectures, applications, comparability, frontiers | planned |
