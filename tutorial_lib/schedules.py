@@ -140,8 +140,8 @@ def vp_cosine(offset: float = 0.008) -> Schedule:
 def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
     """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t for t > 0, and sigma(0) = 0.
 
-    Song et al. 2021, arXiv 2011.13456. There sigma(0) is sigma_min; here t = 0 always means data, so the schedule jumps
-    to sigma_min just above 0.
+    Song et al. 2021, arXiv 2011.13456, appendix C, with the same jump from 0 to sigma_min just above t = 0. Public code
+    has sigma(0) = sigma_min; here t = 0 always means data.
     """
     check_positive(sigma_min, "sigma_min")
     check_positive(sigma_max, "sigma_max")

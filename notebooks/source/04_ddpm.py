@@ -99,7 +99,7 @@ def crude(denoiser, z, times, noise):
     return z
 
 
-noise = standard_normal(0)
+noise = standard_normal(0)  # a noise source: noise(x) is N(0, 1) noise of the shape of x
 made = crude(guess, noise(album[:16]), steps(50), noise)
 plots.image_grid(
     (made + 1) / 2,
@@ -136,7 +136,7 @@ for n in (10, 50, 250):
 # %% [markdown]
 # Two answers, two tasks for this chapter:
 #
-# - **Nothing is new.** Each face is a copy out of the album; a guesser who knows only 500 faces can only lead to these. We will have to *learn* the guess from
+# - **Nothing is new.** Each face is a copy out of the album (the first and the last of the top row are even the same one); a guesser who knows only 500 faces can only lead to these. We will have to *learn* the guess from
 #   examples, so that it generalises (sections 5 and 8).
 # - **The spread is wrong**, by a factor of two, and more steps do not cure it. The recipe forgets: it throws $z_t$ away and keeps
 #   only the guess, which is an average and therefore too tame. How much of $z_t$ must be kept? That has an exact answer (section 3).
@@ -190,7 +190,8 @@ plots.image_grid(
 
 # %% [markdown]
 # One number says how far a state has gone, the **signal-to-noise ratio** $\mathrm{SNR}(t) = \alpha_t^2 / \sigma_t^2$; its logarithm is what
-# networks are told. A *schedule* is a choice of how it falls.
+# networks are told. A *schedule* is a choice of how it falls. Here are three: DDPM's linear betas, the *cosine* of Nichol and Dhariwal (nearly $\alpha_t = \cos(\pi t/2)$), and
+# DDPM's betas squeezed into 100 steps.
 
 # %%
 t = torch.linspace(0.002, 1, 400, dtype=double)
@@ -200,7 +201,7 @@ plots.strip(
     [
         plots.curves(
             t,
-            {name: values(s) for name, s in chosen.items()},
+            {name: values(chain) for name, chain in chosen.items()},
             title=title,
             alt=f"{title} for three schedules.",
             xlabel="time t",
@@ -209,11 +210,11 @@ plots.strip(
             height=320,
         )
         for title, values, limits in (
-            (r"signal left, $\bar\alpha_t$", lambda s: s.alpha(t) ** 2, (0, 1)),
-            ("log SNR", lambda s: s.log_snr(t), (-12, 8)),
+            (r"signal left, $\bar\alpha_t$", lambda chain: chain.alpha(t) ** 2, (0, 1)),
+            ("log SNR", lambda chain: chain.log_snr(t), (-12, 8)),
         )
     ],
-    title="Two schedules end in noise. The third stops while a third of the signal is left",
+    title="Two schedules end in noise. The third stops while a third of the signal's power is left",
     alt="Two panels over time. Left, signal left: the linear schedule falls quickly and is near zero from 0.7 on; the cosine falls evenly from 1 "
     "to 0; the short chain falls slowly and stops at 0.36. Right, log SNR: linear falls to minus 10; cosine falls almost straight, then steeply at the end; "
     "the short chain stops at minus 0.6.",
@@ -264,6 +265,7 @@ def posterior(z_t, z_0, t, s, schedule=schedule):
 
 z_0, z_t, t, s = torch.tensor([[0.8]], dtype=double), torch.tensor([[-0.3]], dtype=double), 0.4, 0.25
 mean, variance = posterior(z_t, z_0, t, s)
+# The library's step. Its eta scales the noise: 1 draws from this posterior, 0 is DDIM.
 assert_close(mean, ddim_step(z_t, z_0, schedule, t, s, eta=1.0, noise=torch.zeros_like))
 plus_one = ddim_step(z_t, z_0, schedule, t, s, eta=1.0, noise=torch.ones_like)
 assert_close((plus_one - mean).item(), variance.sqrt().item())
@@ -282,7 +284,7 @@ plots.curves(
         "goes to $z_t = -0.3$ (scaled)": goes_to / torch.trapezoid(goes_to, x),
         "posterior": product,
     },
-    title="Two witnesses and their verdict",
+    title="The posterior lies between its two witnesses and is surer than either",
     alt="Three bell curves over z_s. One centred right of zero, from the clean value; a wider one left of zero, from the present state; the product of "
     "both, narrower and higher than either, lies between their centres.",
     xlabel="$z_s$",
@@ -318,7 +320,7 @@ for n in (10, 50, 250):
 
 # %% [markdown]
 # With the posterior in place the spread converges to the truth. With few steps it still falls short, since $\tilde\beta$ pretends that $z_0$ is known;
-# section 6 repairs that as well. From here on we use the library's `ddpm`, which is the same function.
+# section 6 repairs that as well. From here on we use the library's `ddpm`, which does the same and yields the states one by one: `last` keeps the last of them, `trajectory` all.
 
 # %%
 run = trajectory(ddpm(guess, schedule, standard_normal(4)(album[:1]), steps(100), noise=standard_normal(5)))
@@ -326,7 +328,7 @@ places = [0, 20, 40, 60, 75, 85, 95, 100]
 plots.image_grid(
     [(run[i].z / 2 + 0.5).clamp(0, 1) for i in places] + [(run[i].z_0 + 1) / 2 for i in places],
     [f"t = {run[i].t:.2f}" for i in places] + ["guess"] * len(places),
-    title="The way back: the state (top) and what the denoiser guesses from it (bottom)",
+    title="While the state (top) still looks like noise, the guess from it (bottom) has settled on one face",
     alt="Eight columns from time 1 to 0. Top: pure noise, in which a face slowly appears. Bottom: the guess, at first a blurred average head, then a "
     "mixture of a few faces, from the middle on one sharp face.",
     zoom=3,
@@ -363,20 +365,26 @@ print(f"posterior mean, and SR3's with 1 - beta  {sr3_mean(kept):8.4f}")
 print(f"SR3's formula with beta                  {sr3_mean(beta):8.4f}")
 
 # %% [markdown]
-# One step of a thousand, and the state has left the range of anything the network was trained on. The shapes fit, nothing crashes. **How to recognise it:** a right step moves $z_t$ by about
-# $\sqrt\beta$, here by 0.1. Print the size of the first step.
+# One step of a thousand, and the state has left the range of anything the network was trained on. The shapes fit, nothing crashes. **How to recognise it:** a right step moves the mean
+# hardly at all (here by 0.007) and adds noise of size $\sqrt\beta$ (here 0.1); this one moved it by 3.7. Print the size of the first step.
 #
 # ## 4. What to learn
 #
 # Who gives us $\hat z_0$ when the data are not an album but all faces there could be? A network, and the question is what to train it on.
 #
 # Our sampler defines a density $p(z_0)$: start from $N(0, I)$, then a chain of Gaussians $p(z_s \mid z_t) = N(\tilde\mu(z_t, \hat z_0), \tilde\beta)$. Maximum likelihood asks for a large
-# $\log p(z_0)$. It has no closed form, because it sums over all paths. Jensen's inequality bounds it by an average over the paths that we can draw, the forward ones:
+# $\log p(z_0)$. It has no closed form, because it sums over all paths from noise to $z_0$. Jensen's inequality bounds it by an average over paths that we can draw, the forward ones:
 #
-# $$-\log p(z_0) \;\le\; \underbrace{\mathrm{KL}\big(q(z_1 \mid z_0)\,\|\,N(0,I)\big)}_{\text{is the end noise?}} + \sum_{\text{steps } t \to s} \underbrace{\mathbb E\,\mathrm{KL}\big(q(z_s \mid z_t, z_0)\,\|\,p(z_s \mid z_t)\big)}_{\text{is each step right?}} + \underbrace{\mathbb E\big[-\log p(z_0 \mid z_{1/T})\big]}_{\text{the last pixel values}} .$$
+# $$-\log p(z_0) \;\le\; \mathbb E\big[\log q(\text{path} \mid z_0) - \log p(\text{path}, z_0)\big].$$
+#
+# Both are products over the steps. Turn each forward factor but the first round with Bayes' rule, $q(z_t \mid z_s) = q(z_s \mid z_t, z_0)\, \frac{q(z_t \mid z_0)}{q(z_s \mid z_0)}$. The fractions
+# cancel from step to step, each factor meets its partner in $p$, and three parts remain:
+#
+# $$-\log p(z_0) \;\le\; \underbrace{\mathrm{KL}\big(q(z_1 \mid z_0)\,\|\,N(0,I)\big)}_{\text{is the end noise?}} + \sum_{\text{steps } t \to s > 0} \underbrace{\mathbb E\,\mathrm{KL}\big(q(z_s \mid z_t, z_0)\,\|\,p(z_s \mid z_t)\big)}_{\text{is each step right?}} + \underbrace{\mathbb E\big[-\log p(z_0 \mid z_{1/T})\big]}_{\text{the last pixel values}} .$$
 #
 # This is the (negative) **ELBO**. Only the sum in the middle holds the network in earnest, and each term compares two Gaussians of equal variance. Then
-# the KL divergence is the squared distance of the means over twice the variance. The means differ only in $z_0$ against $\hat z_0$, with the factor $\alpha_s\beta/\sigma_t^2$ from section 3:
+# the KL divergence is the squared distance of the means over twice the variance. The means differ only in $z_0$ against $\hat z_0$, with the factor $\alpha_s\beta/\sigma_t^2$ from section 3. Insert $\tilde\beta$, then
+# $\beta = \sigma_t^2 - a^2\sigma_s^2$:
 #
 # $$\mathrm{KL} = \frac{1}{2\tilde\beta}\Big(\frac{\alpha_s \beta}{\sigma_t^2}\Big)^2 \|z_0 - \hat z_0\|^2 = \tfrac12\big(\mathrm{SNR}(s) - \mathrm{SNR}(t)\big)\,\|z_0 - \hat z_0\|^2 .$$
 #
@@ -391,7 +399,7 @@ for t, s in ((0.002, 0.001), (0.3, 0.299), (0.9, 0.899), (0.9, 0.5)):
     (mean, variance), (mean_hat, _) = posterior(z_t, z_0, t, s), posterior(z_t, z_0_hat, t, s)
     kl = kl_divergence(Normal(mean, variance.sqrt()), Normal(mean_hat, variance.sqrt()))
     snr_t, snr_s = schedule.log_snr(t).exp(), schedule.log_snr(s).exp()
-    eps, eps_hat = ((z_t - schedule.alpha(t) * guess) / schedule.sigma(t) for guess in (z_0, z_0_hat))
+    eps, eps_hat = ((z_t - schedule.alpha(t) * clean) / schedule.sigma(t) for clean in (z_0, z_0_hat))
     assert_close(kl, 0.5 * (snr_s - snr_t) * (z_0 - z_0_hat) ** 2)
     assert_close(kl, 0.5 * (snr_s / snr_t - 1) * (eps - eps_hat) ** 2)
     print(f"t = {t:.3f} to s = {s:.3f}: weight of the noise error {0.5 * (snr_s / snr_t - 1):8.4f}")
@@ -406,14 +414,14 @@ for t, s in ((0.002, 0.001), (0.3, 0.299), (0.9, 0.899), (0.9, 0.5)):
 # %%
 k = torch.arange(2, 1001, dtype=double)
 dropped = {
-    name: 0.5 * ((s.log_snr((k - 1) / 1000) - s.log_snr(k / 1000)).exp() - 1)
-    for name, s in (("linear betas", schedule), ("cosine", vp_cosine()))
+    name: 0.5 * ((chain.log_snr((k - 1) / 1000) - chain.log_snr(k / 1000)).exp() - 1)
+    for name, chain in (("linear betas", schedule), ("cosine", vp_cosine()))
 }
 dropped["cosine"][-1] = float("nan")  # the last cosine step has weight infinity
 plots.curves(
     k / 1000,
     {**dropped, "$L_{simple}$, scaled to fit": torch.full_like(k, 0.005)},
-    title="The weight that was dropped: the bound cares a hundred times more about the last few steps",
+    title="The weight that was dropped: next to the data it is a hundred times larger than in the middle",
     alt="The weight of the noise error over time, logarithmic. For linear betas it starts at 0.6 near time zero, falls steeply to 0.01 at time 0.1, is least, 0.005, at "
     "0.35, and rises slowly to 0.01. For the cosine schedule it falls from 0.6 to 0.003 in the middle and shoots up beyond 1 at the end. L simple is constant.",
     xlabel="time t",
@@ -423,8 +431,8 @@ plots.curves(
 )
 
 # %% [markdown]
-# Relative to the bound, $L_{\text{simple}}$ takes effort away from the smallest noise levels, below $t \approx 0.05$, and gives it to the rest. At those levels noise is
-# invisible; but knowing it exactly is worth many bits, and bits are what likelihood counts. So dropping the weight **favours what the eye sees**, structure, over the last bits of grain. DDPM's samples
+# Relative to the bound, $L_{\text{simple}}$ takes effort away from the smallest noise levels, below $t \approx 0.1$ (with the cosine also from the very end), and gives it to the rest. The steps that lose most, below
+# $t = 0.01$, carry noise of less than 6 grey levels of 255, which the eye forgives; but knowing it exactly is worth many bits, and bits are what likelihood counts. So dropping the weight **favours what the eye sees**, structure, over the last bits of grain. DDPM's samples
 # were excellent and its likelihoods were not; chapter 08 gets the likelihoods back. (→ Exercises 04.3 and 04.4)
 #
 # <details><summary><b>Question.</b> A colleague trains the network to predict z₀ with the plain squared error ‖z₀ − ẑ₀‖². Is that the same loss?</summary>
@@ -436,7 +444,7 @@ plots.curves(
 # ## 5. Train one now
 #
 # For a first training we want data small enough for seconds and with a known answer. Here is a face of another kind: 33 Gaussian blobs in the plane. The mixture knows its exact
-# denoiser, so **exact first**: if the sampler were wrong, we would see it now.
+# denoiser, so **exact first**: we sample with it now, and will hold the network against the result.
 
 # %%
 turn = torch.linspace(0, 2 * math.pi, 25, dtype=double)[:-1]
@@ -458,7 +466,7 @@ real, real_again = smiley.sample(2000, standard_normal(10)), smiley.sample(2000,
 # %% [markdown]
 # Training takes four steps, again and again. (1) Take clean points $z_0$. (2) Draw a time for *each* of them. (3) Draw noise, and jump: $z_t = \alpha_t z_0 + \sigma_t\varepsilon$. (4) Show the network
 # $z_t$ and the noise level, and pull its answer towards $\varepsilon$. The network is a plain stack of four layers; its inputs are the point, a few sines of it (without them, fine structure is learnt very
-# slowly), and an embedding of the log-SNR.
+# slowly), and an embedding of the log-SNR (a row of its sines and cosines).
 
 
 # %%
@@ -498,7 +506,7 @@ pace = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=rounds)
 draw, noise = torch.Generator().manual_seed(2), standard_normal(1)
 for _ in range(rounds):
     z_0 = examples[torch.randint(len(examples), (512,), generator=draw)]
-    z, t, eps = noised(z_0, draw, noise)
+    z, t, eps = noised(z_0, draw, noise)  # model.inputs: the state and its log-SNR, as the network wants them
     loss = (network(*model.inputs(z, t)) - eps).square().mean()
     optimiser.zero_grad()
     loss.backward()
@@ -557,7 +565,8 @@ plots.strip(
 
 # %% [markdown]
 # The right panel explains the floor. Near $t = 0$ the noise is smaller than the blobs are wide: no one can tell a point's own scatter from the noise added to it, and the loss approaches 1, the variance of $\varepsilon$. Near
-# $t = 1$ the state is all noise, which is easily "predicted". **A loss of 0.23 says nothing until you know the floor**; the *excess* over the floor is what training can remove.
+# $t = 1$ the state is all noise, which is easily "predicted". **A loss of 0.23 says nothing until you know the floor**; the *excess* over the floor, 0.0035, is what training can remove. It is, up to chance, the mean squared distance
+# between the two predictions (printed above: 0.0034).
 #
 # Now sample with the network: the same `ddpm`, only the denoiser is another. To judge, we compare projections of 2000 samples with real points (sliced $W_1$), and count strays: points less likely than 99 % of the real ones.
 
@@ -607,16 +616,18 @@ plots.strip(
 )
 
 # %% [markdown]
-# In the sliced distance the network is as close to the data as other data are. The strays tell more: they are the price of a network that interpolates, and they sit *between* the parts of the face, where two parts compete. Large
-# models have the same disease on a larger scale: the third arm, the half pair of glasses.
+# In the sliced distance the network is as close to the data as other data are. The strays tell more: they are the price of a network that interpolates, and they sit *between* the parts of the face, where two parts compete. The
+# sixth finger in a large model's picture may well be the same disease. (The exact denoiser strays *less* often than real points do: in 100 steps with $\tilde\beta$ its blobs come out a fifth too narrow. Section 6 says why.)
 #
 # ## 6. Which variance?
 #
-# DDPM's step has mean $\tilde\mu(z_t, \hat z_0)$; about its variance the paper offers a choice. Why is there one? The *true* law of $z_s$ given only $z_t$ must allow for our ignorance of $z_0$:
+# DDPM's step has mean $\tilde\mu(z_t, \hat z_0)$; about its variance the paper offers a choice. Why is there one? Given only $z_t$, two things vary: $z_s$ around $\tilde\mu$, and $\tilde\mu$ itself
+# with the unknown $z_0$. The two variances add (the law of total variance):
 #
 # $$\operatorname{Var}[z_s \mid z_t] = \tilde\beta + \Big(\frac{\alpha_s\beta}{\sigma_t^2}\Big)^2 \operatorname{Var}[z_0 \mid z_t].$$
 #
-# If the data are a single point, nothing is unknown and $\tilde\beta$ is right. If the data are $N(0, I)$ already, the sum is exactly $\beta$. Real data lie between. The ratio
+# If the data are a single point, nothing is unknown and $\tilde\beta$ is right. If the data are $N(0, I)$ already, the sum is exactly $\beta$ (on schedules with $\alpha^2 + \sigma^2 = 1$). Pixels, whose variance
+# is below 1, lie between; a direction shared by many pixels has a larger variance (section 7 meets 70) and needs more than $\beta$. The ratio
 # $\tilde\beta/\beta = \sigma_s^2/\sigma_t^2$ tells how much is at stake:
 
 # %% tags=["nbval-check-output"]
@@ -646,7 +657,8 @@ plots.curves(
 #
 # $$\exp\big(v \log\beta + (1 - v)\log\tilde\beta\big).$$
 #
-# For $N(0, \tfrac14)$ the right $v$ follows from the formula above, so we can play the perfectly trained network.
+# For $N(0, \tfrac14)$ the right $v$ follows from the formula above, so we can play the perfectly trained network. For comparison the table also holds DDIM (chapter 00), which draws no
+# noise but moves the guess and the noise in $z_t$ to the new level: $z_s = \alpha_s\hat z_0 + \sigma_s\hat\varepsilon$.
 
 
 # %%
@@ -690,12 +702,13 @@ plots.curves(
     ylabel="variance of the output",
     horizontal={"data": 0.25},
     logx=True,
+    xlim=(9, 1600),
     ylim=(0.05, 0.4),
     height=380,
 )
 
 # %% [markdown]
-# $\tilde\beta$ gives too little spread, $\beta$ too much; ten steps with the right $v$ are right to four digits. (What is missing there is the noise that the last step leaves out.) On images, too little spread looks smooth and washed out, too much looks grainy, and since
+# $\tilde\beta$ gives too little spread, $\beta$ too much; ten steps with the right $v$ miss the truth by 0.0001, the noise that the last step leaves out. On images, too little spread looks smooth and washed out, too much looks grainy, and since
 # grain is ugly, $\tilde\beta$ or DDIM is the usual choice with few steps. And for faces, where nobody knows $\operatorname{Var}[z_0 \mid z_t]$? The training loss knows it. (→ Exercise 04.7)
 #
 # ### Few steps mean new betas
@@ -735,7 +748,7 @@ print(f"variance of the output with the old table: {output_law(old_table, times)
 # ### The T = 100 trap
 #
 # Somebody finds 1000 steps too slow, sets $T = 100$ and keeps the betas from $10^{-4}$ to $0.02$. The shorter chain never reaches noise: $\bar\alpha_T = 0.36$. But sampling still starts from $N(0, I)$, so the sampler believes that this
-# noise holds a third of the signal of some picture; a picture which, on average, is *grey*. Give the album to that chain, and the same chain with betas ten times as large:
+# noise holds a third of the signal's power of some picture; a picture which, on average, is *grey*. Give the album to that chain, and the same chain with betas ten times as large:
 
 # %% tags=["nbval-check-output"]
 every = torch.arange(100, -1, -1, dtype=double) / 100
@@ -757,7 +770,7 @@ for name, chain in chains.items():
 # %%
 plots.image_grid(
     torch.cat([(z[:16] + 1) / 2 for z in sheets.values()]),
-    title="Top two rows: the trap. Bottom two: betas rescaled. Where have the dark and the bright faces gone?",
+    title="The trap (top two rows) paints medium brightness only; rescaled betas bring back dark and bright",
     alt="Thirty-two faces. In the top two rows all are of medium brightness, light and dark parts in balance. In the bottom two rows some pictures are "
     "dark all over and others bright all over, as in the album.",
     zoom=2,
@@ -765,7 +778,7 @@ plots.image_grid(
 )
 
 # %% [markdown]
-# Every face is sharp, so nothing seems wrong. Yet the trap returns medium grey again and again. Brightness is hit hardest, because all $d = 3072$ numbers of a picture share it. Along the
+# Every face is sharp, so nothing seems wrong. Yet the trap returns medium brightness again and again. Brightness is hit hardest, because all $d = 3072$ numbers of a picture share it. Along the
 # unit vector "all of them equally" the album has variance $d \cdot 0.15^2 \approx 70$. At the end of the trap a state still has $0.36 \cdot 70 \approx 25$ of it, while the sampler starts there with the noise's 1. Details drown long before.
 # On Gaussians both effects, a mean that is pulled to zero and a spread that collapses, come out exactly:
 
@@ -787,32 +800,13 @@ for name, chain in chains.items():
     )
 
 # %% [markdown]
+# (The album kept more, 0.067 of 0.151: it is no Gaussian, and the trap can only choose among its 500 faces.)
+#
 # **How to recognise it**: print $\bar\alpha_T$. **Cure**: rescale the betas with $1000/T$, or respace a long chain, or force $\bar\alpha_T = 0$ (`zero_terminal_snr`). Stable Diffusion's $\bar\alpha_T = 0.0047$ is a mild case (arXiv 2305.08891); chapter 16 returns to it. (→ Exercise 04.8)
 #
-# ### Noise at the last step, and clipping
+# ### Noise at the last step
 #
 # At the last step, to $s = 0$, $\beta$ is not zero. Code that adds $\sqrt\beta\,\varepsilon$ at *every* step leaves grain on the finished picture: invisible at $T = 1000$, where $\sqrt{\beta_1} = 0.01$, but not with few steps.
-#
-# The other classic is *clipping*. A network's $\hat z_0$ may leave $[-1, 1]$, so code clips it. Then $\hat\varepsilon$ must be recomputed from the clipped $\hat z_0$. If the old one is kept, signal and noise no longer add up to $z_t$. The final
-# pictures hide that, because they are clipped themselves; a step on its own does not. Data: $\pm 1$. The denoiser exaggerates by 30 %, and clipping repairs it perfectly.
-
-# %% tags=["nbval-check-output"]
-coin = EmpiricalData(torch.tensor([[-1.0], [1.0]], dtype=double))
-t, s, count = 0.1, 0.05, 100_000
-z_0 = torch.ones(count, 1, dtype=double)  # the truth; so z_s must have mean alpha_s
-z_t = schedule.alpha(t) * z_0 + schedule.sigma(t) * standard_normal(0)(z_0)
-raw = 1.3 * coin.denoise(z_t, schedule.alpha(t), schedule.sigma(t))
-stale = (z_t - schedule.alpha(t) * raw) / schedule.sigma(t)
-ways = {
-    "not clipped": ddim_step(z_t, raw, schedule, t, s),
-    "clipped, eps recomputed": ddim_step(z_t, raw.clamp(-1, 1), schedule, t, s),
-    "clipped, eps kept": ddim_step(z_t, raw.clamp(-1, 1), schedule, t, s, eps=stale),
-}
-honest = ddim_step(z_t, coin.denoise(z_t, schedule.alpha(t), schedule.sigma(t)), schedule, t, s)
-print(f"{'the exact denoiser':24} mean of z_s {honest.mean():.3f}")
-for name, z_s in ways.items():
-    error = z_s.std() / math.sqrt(count)
-    print(f"{name:24} mean of z_s {z_s.mean():.3f} +- {error:.3f}")
 
 # %%
 times = trailing_times(25)  # 25 steps, the last one from t = 0.04
@@ -829,10 +823,35 @@ plots.image_grid(
 )
 
 # %% [markdown]
+# ### Clipping with the old noise
+#
+# A network's $\hat z_0$ may leave $[-1, 1]$, so code clips it. Then $\hat\varepsilon$ must be recomputed from the clipped $\hat z_0$. If the old one is kept, signal and noise no longer add up to $z_t$. The final
+# pictures hide that, because they are clipped themselves; a step on its own does not. Data: $\pm 1$. The denoiser exaggerates by 30 %, and clipping repairs it; but with the old
+# $\hat\varepsilon$ the mean of $z_s$ ends as far below the truth as it was above it without clipping:
+
+# %% tags=["nbval-check-output"]
+coin = EmpiricalData(torch.tensor([[-1.0], [1.0]], dtype=double))
+t, s, count = 0.1, 0.05, 100_000
+z_0 = torch.ones(count, 1, dtype=double)  # the truth; so z_s should have a mean near alpha_s = 0.985
+z_t = schedule.alpha(t) * z_0 + schedule.sigma(t) * standard_normal(0)(z_0)
+raw = 1.3 * coin.denoise(z_t, schedule.alpha(t), schedule.sigma(t))
+stale = (z_t - schedule.alpha(t) * raw) / schedule.sigma(t)
+ways = {
+    "not clipped": ddim_step(z_t, raw, schedule, t, s),
+    "clipped, eps recomputed": ddim_step(z_t, raw.clamp(-1, 1), schedule, t, s),
+    "clipped, eps kept": ddim_step(z_t, raw.clamp(-1, 1), schedule, t, s, eps=stale),
+}
+honest = ddim_step(z_t, coin.denoise(z_t, schedule.alpha(t), schedule.sigma(t)), schedule, t, s)
+print(f"{'the exact denoiser':24} mean of z_s {honest.mean():.3f}")
+for name, z_s in ways.items():
+    error = z_s.std() / math.sqrt(count)
+    print(f"{name:24} mean of z_s {z_s.mean():.3f} +- {error:.3f}")
+
+# %% [markdown]
 # ## 8. Faces that are not in the album
 #
 # Now the learned denoiser at full size: `faces-unconditional-32`, a U-Net trained on 65,536 such faces. It learnt on the cosine schedule, it predicts
-# $v = \alpha_t\varepsilon - \sigma_t z_0$ (which stays harmless where $\alpha_t = 0$; chapter 05 converts between all kinds), and it is told the log-SNR, not a step index. So it runs on any schedule. The
+# $v = \alpha_t\varepsilon - \sigma_t z_0$ (no relation of section 6's fraction; it stays harmless where $\alpha_t = 0$, and chapter 05 converts between all kinds), and it is told the log-SNR, not a step index. So it runs on any schedule. The
 # samplers are the ones from above, unchanged.
 
 # %%
@@ -849,14 +868,14 @@ with torch.inference_mode():
 plots.image_grid(
     torch.cat([(z[:12] / 2 + 0.5).clamp(0, 1) for z in made.values()]),
     [f"{name}, {n}" if i == 0 else "" for name, n in made for i in range(12)],
-    title="The same noise, painted by two samplers in 10, 20 and 40 steps",
+    title="From the same noise DDIM paints the same person in 10, 20 and 40 steps; DDPM does not",
     alt="Six rows of twelve generated faces: DDPM and DDIM with 10, 20 and 40 steps each. Most look like drawn faces with hair, eyes and a coloured background.",
     zoom=2,
     columns=12,
 )
 
 # %% [markdown]
-# Look down the columns. DDIM adds no noise, so the same start leads to the same person, however many steps you take; DDPM draws new noise on the way and meets somebody else.
+# Look down the columns. DDIM adds no noise, so the same start leads to the same person in any number of steps (at ten, a pair of glasses may still come or go); DDPM draws new noise on the way and meets somebody else.
 #
 # How good is that? Three questions, three cells. **How far from real faces?** We compare the patches of 24 generated faces with those of 500 fresh real ones (sliced Wasserstein distance, chapter 02). A distance alone says nothing, so
 # the yardstick is what 24 *real* faces get, over ten draws.
@@ -866,13 +885,15 @@ fresh = faces(740, seed=99).images
 reference_faces, others = fresh[:500], fresh[500:]
 reference = list(reference_faces[:, None])
 yard = torch.stack([sliced_wasserstein(list(part[:, None]), reference, projections=32) for part in others.split(24)])
-print(f"real faces, ten sets of 24: {yard.mean():.4f} +- {yard.std():.4f} (standard deviation)")
+usual = torch.stack([part.var(0).mean() for part in others.split(24)]) / reference_faces.var(0).mean()
+print(f"real faces, ten sets of 24: {yard.mean():.4f} +- {yard.std():.4f} (standard deviation);", end=" ")
+print(f"pixel variance {usual.mean():.0%} +- {usual.std():.0%}")
 scores = {}
 for (name, n), z in made.items():
-    spread = z.var(0).mean() / (2 * reference_faces - 1).var(0).mean()
+    varied = z.var(0).mean() / (2 * reference_faces - 1).var(0).mean()
     scores[name, n] = sliced_wasserstein(list((z / 2 + 0.5).clamp(0, 1)[:, None]), reference, projections=32)
     ratio = scores[name, n] / yard.mean()
-    print(f"{name}, {n:2} steps: {scores[name, n]:.4f}, {ratio:.2f} yardsticks; pixel variance {spread:.0%} of real")
+    print(f"{name}, {n:2} steps: {scores[name, n]:.4f}, {ratio:.2f} yardsticks; pixel variance {varied:.0%} of real")
 
 
 # %%
@@ -883,7 +904,7 @@ plots.curves(
         "real against real": yard.mean().repeat(3),
     },
     bands={"real against real": yard.std()},
-    title="Distance to real faces against network calls; the band is the yardstick with its scatter",
+    title="Distance to real faces: inside the band, the yardstick and its scatter, differences mean nothing",
     alt="Sliced Wasserstein distance of generated faces for 10, 20 and 40 steps with DDPM and DDIM, and a horizontal line with a band for sets of real faces: "
     + "; ".join(f"{name} {n}: {score:.4f}" for (name, n), score in scores.items())
     + f"; real {yard.mean():.4f} +- {yard.std():.4f}.",
@@ -894,14 +915,15 @@ plots.curves(
 )
 
 # %% [markdown]
-# Differences inside the band mean nothing. The pixel variance is section 6 at work: with ten steps $\tilde\beta$ loses much of the spread, exactly as on $N(0, \tfrac14)$; the faces of that row are duller and more
-# alike. **Are they copies?** Look up the nearest neighbour of each among 6000 training faces (3000 and their mirror images, which the network saw as
-# well), and do the same for faces that are certainly new.
+# Differences inside the band mean nothing. The pixel variance is section 6 at work: with ten steps $\tilde\beta$ loses much of the spread, as on $N(0, \tfrac14)$; the faces of that row are duller and more
+# alike. **Are they copies?** Look up the nearest neighbour of 48 of them among 6000 training faces (3000 and their mirror images, since training
+# mirrored half of what it showed), and do the same for 48 faces that are certainly new. This searches only a twentieth of the training set; still, if all 48 were copies, one or more would turn up here at a distance near zero
+# nine times out of ten. (`benchmarks/faces.py` searches the whole set.)
 
 # %%
 seen = 2 * faces(3000).images - 1  # seed 0: the first of the faces that the network was trained on
 known = torch.cat([seen, seen.flip(-1)]).flatten(1)
-samples = made["ddpm", 40].clamp(-1, 1)
+samples = torch.cat([made["ddpm", 40], made["ddim", 40]]).clamp(-1, 1)
 
 
 def nearest(z):
@@ -909,7 +931,7 @@ def nearest(z):
     return gaps.min(1)
 
 
-mine, new = nearest(samples), nearest(2 * others - 1)
+mine, new = nearest(samples), nearest(2 * others[:48] - 1)
 print(
     f"RMS distance to the nearest training face: generated {mine.values.mean():.3f}, smallest {mine.values.min():.3f}"
 )
@@ -917,7 +939,7 @@ print(f"                                           fresh real {new.values.mean()
 plots.image_grid(
     torch.cat([samples[:9], known[mine.indices[:9]].view(-1, 3, 32, 32)]) / 2 + 0.5,
     ["generated"] + [""] * 8 + ["nearest"] + [""] * 8,
-    title="Nine generated faces (top) and their nearest neighbours among 6000 training faces (bottom)",
+    title="Generated faces (top) resemble their nearest of 6000 training faces (bottom) but copy none",
     alt="Two rows of nine faces. Each face in the bottom row resembles the one above it in its colours, but differs in background, hair, glasses, mouth or pose: "
     "the generated faces are no copies.",
     zoom=3,
@@ -926,7 +948,7 @@ plots.image_grid(
 
 # %% [markdown]
 # **What is wrong with them?** Look at the sheets as a critic would. Colours, light, the place of the head: right almost always, and decided early. Search for the small things: eyes that do not match, glasses with one
-# rim, a hat that dissolves into hair, an outline that frays. They need agreement between distant pixels, late in the chain. Patch distances notice
+# rim, a hat that dissolves into hair, an outline that frays, a background that changes colour behind the head. They need agreement between distant pixels, late in the chain. Patch distances notice
 # grain and blur; they do not notice a missing eye, because a patch does not know which face it belongs to. So decide with your eyes as well: which row would you show to others, and what did it cost in network calls?
 #
 # <details><summary><b>Question.</b> The real-to-real distance is not zero. A model scores below it. Did it beat reality?</summary>
@@ -970,8 +992,8 @@ def draw_schedule(kind, largest_beta, steps_T):
     alt = f"{label}: log SNR ends at {log_snr[-1]:.1f}, {end}; share of samples below zero {(out < 0).double().mean():.2f} (data 0.10)."
     look = {"alt": alt, "width": 320, "height": 270}
     panels = [
-        plots.curves(knots, {"_": log_snr}, title=f"log SNR; {end}", ylim=(-14, 10), **look),
-        plots.curves(knots[1:], {"_": weight}, title="weight in the bound", logy=True, **look),
+        plots.curves(knots, {"_": log_snr}, title=f"log SNR; {end}", xlabel="time t", ylim=(-14, 10), **look),
+        plots.curves(knots[1:], {"_": weight}, title="weight in the bound", xlabel="time t", logy=True, **look),
         plots.histogram({"DDPM": out}, exact={"data": (x, law)}, title="what comes out", bins=40, **look),
     ]
     return plots.strip(panels, title=label, alt=alt)
@@ -993,7 +1015,7 @@ widgets.frames(
         {"kind": "linear", "largest_beta": 0.2, "steps_T": 100},
         {"kind": "cosine", "largest_beta": 0.02, "steps_T": 30},
     ],
-    title="DDPM's table; the trap; the trap's cure; thirty cosine steps",
+    title="A schedule that keeps signal at the end (second row) gets the shares of the humps wrong",
     alt="Four rows of three panels. DDPM's table: log SNR falls to minus 10 and the samples follow the two humps. The trap: log SNR ends above minus 1, and the two humps get the wrong "
     "shares. Ten times larger betas: it falls to minus 11 and the shares are right again. Cosine with 30 steps: even fall, right shares, humps a little too narrow.",
     columns=1,
@@ -1033,7 +1055,7 @@ widgets.frames(
 # 2. **Derive:** the posterior is a precision-weighted compromise between $z_t$ and $z_0$; its variance is $\tilde\beta = \beta\sigma_s^2/\sigma_t^2$. Formula, library and Bayes on a grid agree.
 # 3. **Explain:** each term of the bound is $\tfrac12(\mathrm{SNR}(s)/\mathrm{SNR}(t) - 1)\,\|\varepsilon - \hat\varepsilon\|^2$; $L_{\text{simple}}$ drops the weight, in favour of structure.
 # 4. **Train:** seconds suffice in the plane; a loss means nothing without its floor, and strays show what the loss hides.
-# 5. **Choose:** $\tilde\beta$ is too narrow, $\beta$ too wide, the right $v$ exact on Gaussians; with 1000 steps all agree, with 10 nothing does.
+# 5. **Choose:** on pixels $\tilde\beta$ is too narrow and $\beta$ too wide; the right $v$ is exact on Gaussians. With 1000 steps all agree, with 10 the fixed two are far apart.
 # 6. **Recognise:** mixed letters, old betas, the $T = 100$ trap, noise at the last step, stale $\hat\varepsilon$ after clipping.
 #
 # Next: the same models seen as *scores*, gradients of log densities, which explains what a denoiser really knows.

@@ -41,7 +41,7 @@
 # > | $p_t$ | `prior.log_prob(z, alpha, sigma)` | density of $z_t$ |
 # > | $f(t)\,z$, $g(t)$ | `schedule.drift`, `.diffusion` | drift and diffusion of the SDE $dz = f z\,dt + g\,dw$ |
 # > | $w$, $\bar w$ | | a random walk with infinitely small steps, forwards and backwards in time |
-# > | $s_t(z) = \nabla_z \log p_t(z)$ | `score` | the score; $(\alpha_t\,\mathbb E[z_0 \mid z_t] - z_t)/\sigma_t^2$ |
+# > | $s_t(z) = \nabla_z \log p_t(z)$ | `score` | the score; at $z = z_t$ it is $(\alpha_t\,\mathbb E[z_0 \mid z_t] - z_t)/\sigma_t^2$ |
 # > | $T$ | `T` | number of steps of a discrete chain |
 # >
 # > The survey writes the variance of one DDPM step as $\alpha_t$ (we: $\beta$) and the product of what is kept as $\gamma_t$ (we:
@@ -83,6 +83,7 @@ from tutorial_lib.steps import forward_step
 #
 # The plane below has a smile: two eyes, a nose, a mouth, seventeen Gaussian blobs in all. Take 400 points of pure noise. Then
 # follow an *ordinary* differential equation from $t = 1$ to $t = 0$. No random number is drawn on the way.
+# (`log_snr_times` gives the times: they crowd towards 0, evenly spaced in $\log(\alpha_t^2/\sigma_t^2)$.)
 
 # %%
 turn = torch.linspace(-0.85, 0.85, 13).double() * math.pi / 2
@@ -134,7 +135,7 @@ widgets.frames(
 
 # %% [markdown]
 # The grey shading is not drawn from the points. It is the exact density $p_t$ of the noised smile, and at every
-# time the points fill it evenly. By the end of this chapter you will have derived the equation
+# time the points crowd where it is dark. By the end of this chapter you will have derived the equation
 # that moves them, you will know why it gets the *same* grey as a process that shakes every point at every step, and you will have done
 # the same to faces.
 #
@@ -156,7 +157,7 @@ for n in (4, 64, 1024):
 # With steps of length $\Delta t$ the coin tosses cancel and she stays where she was. With $\sqrt[4]{\Delta t}$ she ends up anywhere. Only
 # $\sqrt{\Delta t}$ gives the same spread however finely you chop time, because *variances* of independent steps add:
 # $n$ steps of variance $\Delta t = 1/n$ make 1. The limit is called a Wiener process or Brownian motion $w$. Over a
-# short time $dt$ it changes by a normal random number of standard deviation $\sqrt{dt}$.
+# short time $dt$ it changes by a normal random number (a sum of very many tosses) of standard deviation $\sqrt{dt}$.
 #
 # A **stochastic differential equation** adds such a walk to an ordinary one:
 #
@@ -230,7 +231,7 @@ plots.evolution(
 # Compare with the loop: $f = -\tfrac12\beta(t)$ and $g = \sqrt{\beta(t)}$. This is the **variance-preserving (VP) SDE**. DDPM's famous table, 1000 values from
 # 0.0001 to 0.02, is $\beta(t) = T\beta_i$ from 0.1 to 20: exactly `vp_linear`.
 #
-# NCSN knows noise levels $\sigma_1 < \dots < \sigma_T$ and no steps between them. But if $z_i$ shall have level $\sigma_i$, then
+# NCSN knows noise levels $\sigma_1 < \dots < \sigma_T$ (chapter 05 counts them downwards; here they rise with time) and no steps between them. But if $z_i$ shall have level $\sigma_i$, then
 # $z_i = z_{i-1} + \sqrt{\sigma_i^2 - \sigma_{i-1}^2}\;\epsilon$ does it, and
 #
 # $$\sqrt{\sigma_i^2 - \sigma_{i-1}^2} \approx \sqrt{\tfrac{d\sigma^2}{dt}}\,\sqrt{dt}, \qquad\text{so}\quad f = 0,\quad g = \sqrt{d\sigma^2/dt}.$$
@@ -249,7 +250,7 @@ def ddpm_gap(T):
 
 def ncsn_gap(T):
     """Largest relative difference between the variance that Euler-Maruyama gathers on the VE SDE and the ladder's."""
-    knots = torch.linspace(0, 1, T + 1).double().clamp(min=1e-9)
+    knots = torch.linspace(0, 1, T + 1).double().clamp(min=1e-9)  # just above 0, where sigma is sigma_min
     gathered = ve().sigma(knots[0]) ** 2 + (ve().diffusion(knots[:-1]) ** 2 / T).cumsum(0)
     return (gathered / ve().sigma(knots[1:]) ** 2 - 1).abs().max().item()
 
@@ -275,15 +276,17 @@ print({name: round(order, 2) for name, order in orders.items()})
 assert all(abs(order - 1) < 0.05 for order in orders.values())
 print(f"DDPM's own table ends at alpha = {from_betas(torch.linspace(1e-4, 0.02, 1000)).alpha(1.0):.5f},", end=" ")
 print(f"the SDE at {vp.alpha(1.0):.5f}; largest gap on the way {ddpm_gap(1000):.4f}")
+print(f"NCSN's gap with 1000 levels from 0.01 to 50: {ncsn_gap(1000):.4f}; with ten: {ncsn_gap(10):.2f}")
 
 # %% [markdown]
-# Order one: the difference is proportional to $1/T$. At $T = 1000$ it is a thousandth. That is why a network trained with the table can
+# Order one: the difference is proportional to $1/T$. At $T = 1000$ it is a thousandth for DDPM and just under a hundredth for NCSN; a ladder of ten levels is still far from its limit. That is why a network trained with the table can
 # be sampled with the SDE's formulas, and why you should not expect agreement to the last digit.
 #
 # ## 4. Drift and diffusion from the schedule
 #
 # Chapters 04 and 05 described a schedule by $\alpha_t$ and $\sigma_t$. An SDE is described by $f$ and $g$. These are the same information, so never type both.
-# As with the spring, one step of the loop gives the **moment equations** for the mean $m$ and the variance $v$ of a path's law:
+# As with the spring, one step multiplies the state by $1 + f\,dt$, so the mean by the same and the variance by $(1 + f\,dt)^2 \approx 1 + 2f\,dt$, and
+# then adds the variance $g^2 dt$. Hence the **moment equations** for mean $m$ and variance $v$:
 #
 # $$\frac{dm}{dt} = f\,m, \qquad \frac{dv}{dt} = 2 f\,v + g^2 .$$
 #
@@ -392,12 +395,13 @@ def density(t, z):
 # $$\frac{\partial p}{\partial t} = -\frac{\partial}{\partial z}\,(u\,p). \qquad\text{(continuity equation)}$$
 #
 # The drift is such a wind, $u = f z$. And the shaking? Shaken sand moves from where there is much to where there is little: the flow is
-# $-\tfrac12 g^2\, \partial p/\partial z$ (Fick's law; with both terms the equation is called Fokker–Planck). Now the one trick of this chapter. Since
+# $-\tfrac12 g^2\, \partial p/\partial z$ (Fick's law; with both terms the equation is called Fokker–Planck). Why $\tfrac12$? Shaken for a time $t$, a grain spreads
+# like $N(0, g^2 t)$, and that density satisfies $\partial p/\partial t = \tfrac12 g^2\,\partial^2 p/\partial z^2$: differentiate and see. Now the one trick of this chapter. Since
 # $\partial p/\partial z = p\;\partial \log p/\partial z = p\,s_t$, the flow of shaken sand is $-\tfrac12 g^2 s_t\;p$. It has the form velocity times density:
 #
 # > **As far as the law is concerned, shaking with $g$ is a wind of velocity $-\tfrac12 g^2 s_t(z)$, away from where it is crowded.**
 #
-# Replace all the shaking by that wind and no random number is left. The law does not notice:
+# Replace all the shaking by that wind and no random number is left. The law does not notice. (For images, read $\partial/\partial z$ as gradient or divergence; nothing else changes.)
 #
 # $$\frac{dz}{dt} = f z - \tfrac12 g^2 s_t(z) \qquad\text{(probability-flow ODE)}$$
 #
@@ -549,6 +553,7 @@ broken = {
     "ODE, doubled": my_probability_flow(exact, wrong, begin, grid),
     "SDE, doubled": my_reverse_sde(exact, wrong, begin, grid, standard_normal(6)),
 }
+finer = w1(my_probability_flow(exact, wrong, begin, uniform_times(400)))
 axis = torch.linspace(-2, 2, 400).double()
 plots.histogram(
     {name: values[:, 0].clamp(-2, 2) for name, values in broken.items()},
@@ -559,14 +564,15 @@ plots.histogram(
     + " ".join(
         f"{name}: W1 {w1(values):.2f}, standard deviation {values.std():.2f}." for name, values in broken.items()
     )
-    + " The bumps are taller and narrower than the exact ones or carry a wrong share of the samples.",
+    + " The ODE's bumps are about three times as tall as the exact ones and far too narrow; the SDE's are a little too narrow.",
     caption=f"Standard deviation exact: {toy.covariance.sqrt().item():.2f}. "
-    + " ".join(f"{name}: {values.std():.2f}, W1 {w1(values):.2f}." for name, values in broken.items()),
+    + " ".join(f"{name}: {values.std():.2f}, W1 {w1(values):.2f}." for name, values in broken.items())
+    + f" ODE with 400 steps instead of 100: W1 {finer:.2f}.",
     xlabel="$z_0$",
 )
 
 # %% [markdown]
-# Nothing crashes, and without the black line the orange bumps would look fine. On images, the authors of the repair report a uniform field in place of a picture.
+# Nothing crashes, and without the black line the orange bumps would look fine. The SDE comes off lightly; section 7 shows why it forgives. On images, the authors of the repair report a uniform field in place of a picture.
 # No number of steps cures it. **How to recognise it:** the error stays when the steps get finer, and `moment_residual` is 0.4.
 #
 # ### Explore
@@ -728,9 +734,9 @@ plots.curves(
         "displaced, measured": (taus, displaced),
         "wrong score, measured": (taus, misscored),
     },
-    title="What is left of an error made at time τ: the SDE relative to the ODE",
+    title="Early errors shrink more in the SDE; a late error of the score counts double",
     alt="Two falling curves against time. The memory rho starts at 1 at time 0, passes one half near 0.24 and is below 0.1 from 0.6 on. "
-    "Twice rho, the effect of a wrong score, starts at 2 and crosses 1 near time 0.24. Measured points lie on both curves.",
+    "Twice rho, the effect of a wrong score, starts at 2 and crosses 1 near time 0.24. Measured points lie on both curves or just above.",
     xlabel="time τ of the error",
     ylabel="left at the end, SDE / ODE",
     horizontal={"SDE and ODE equally hurt": 1.0},
@@ -774,7 +780,7 @@ plots.bars(
 )
 
 # %% [markdown]
-# So: the ODE is deterministic, smooth, and needs few steps; it keeps what was wrong. The SDE needs more steps and
+# So: the ODE is deterministic and smooth; it keeps what was wrong. The SDE needs more steps (next figure) and
 # washes old errors out, as long as the score near the data is good.
 #
 # ## 8. Predictor and corrector
@@ -784,10 +790,10 @@ plots.bars(
 #
 # $$z \leftarrow z + \epsilon\, s_t(z) + \sqrt{2\epsilon}\;n, \qquad \epsilon = 2\,\Big(r\,\frac{\lVert n\rVert}{\lVert s_t(z)\rVert}\Big)^2,$$
 #
-# with norms *of each sample*. Public code averages the norms over the batch; then your sample depends on who else is in it. (The library also caps $\epsilon$, for places where the score vanishes. → Exercise 06.6)
+# with norms *of each sample* ($\epsilon$ is half of chapter 05's $a$). Public code averages the norms over the batch; then your sample depends on who else is in it. (The library also caps $\epsilon$, for places where the score vanishes. → Exercise 06.6)
 #
-# A norm of one number says little, so our samples are now "images" of 256 independent pixels, each with the law of the toy. First question: few predictor steps, does the
-# corrector help? Second: the start is wrong, can more steps or a corrector save it?
+# A norm of one number says little, so our samples are now "images" of 256 independent pixels, each with the law of the toy, and $r = 0.3$. First question: few steps, does the
+# corrector help? (The ODE runs along for comparison.) Second: the start is wrong, can more steps or a corrector save it?
 
 
 # %%
@@ -820,19 +826,25 @@ for name, corrections in (("predictor only", 0), ("one corrector step", 1), ("th
     ]
     lines[name] = (counts, [mean for mean, _ in results])
     bands[name] = torch.tensor([error for _, error in results])
+results = [measure(lambda z, source, n=n: probability_flow(pixels, vp, z, log_snr_times(vp, n // 2))) for n in budget]
+lines["ODE, Heun"], bands["ODE, Heun"] = (budget, [m for m, _ in results]), torch.tensor([e for _, e in results])
+fresh = torch.tensor([w1(toy.sample(20 * 256, standard_normal(20 + i))) for i in range(8)]).mean().item()
 
 # %%
 plots.curves(
     [],
     lines,
     bands=bands,
-    title="At equal cost, with an exact score, predictor steps are the better buy",
+    title="Exact score, equal cost: correctors do not pay, and the ODE arrives first",
     alt="W1 against the number of denoiser calls from 8 to 48. "
     + " ".join(
         f"{name}: from {ys[0]:.3f} at {xs[0]} calls to {ys[-1]:.3f} at {xs[-1]}." for name, (xs, ys) in lines.items()
-    ),
+    )
+    + f" Exact draws, a grey line at the bottom, have {fresh:.3f}.",
     xlabel="denoiser calls (about)",
     ylabel="$W_1$ to the exact law",
+    horizontal={"exact draws": fresh},
+    xlim=(5, 62),
     logy=True,
     height=350,
 )
@@ -852,9 +864,9 @@ for name, sampler in rescues.items():
     print(f"{name:31} W1 = {mean:.3f} +- {error:.3f}")
 
 # %% [markdown]
-# The first figure is sobering: the corrector is no free lunch. Here the predictor's error is discretisation, and finer steps cure that directly. The table shows what a corrector is *for*: an error of the law,
-# wherever it came from, that no number of predictor steps undoes. Eighty predictor steps are no better than twenty; with corrections most of the error is gone. A learned score makes such errors at all times,
-# and that is where Song et al. found their gain.
+# The figure is sobering: the corrector is no free lunch. Here the predictor's error is discretisation, and finer steps cure that directly. The ODE, clumsy with four steps, is as good as exact draws long before the SDE.
+# The table shows what a corrector is *for*: an error of the law that no number of predictor steps undoes. Eighty predictor steps are no better than twenty; twenty with corrections, at the price of eighty, remove most
+# of the error. But a corrector pulls towards the law of the score *it* is given: it cannot repair the score itself. With networks, then, it must be measured; the box at the end says what Song et al. found.
 #
 # ## 9. VP, VE and sub-VP, used right
 #
@@ -864,7 +876,7 @@ for name, sampler in rescues.items():
 # | sub-VP | as VP | $1 - \alpha_t^2$ | $N(0, 1)$ | $1 - \alpha_t^2$ is the *standard deviation*, not the variance |
 # | VE | 1 | $\sigma_{\min}(\sigma_{\max}/\sigma_{\min})^t$ | $N(0, \sigma_{\max}^2)$ | starting from $N(0, 1)$; the edge at $t = 0$ |
 #
-# The edge: in Song et al. $\sigma(0) = \sigma_{\min} = 0.01$, so $t = 0$ is not quite data. Here $t = 0$ always means data; `ve` jumps from 0 to $\sigma_{\min}$ just above it, and the
+# The edge: put $t = 0$ into the formula and you get $\sigma_{\min} = 0.01$, which is not quite data. Here, as in the appendix of Song et al., $t = 0$ means data: `ve` jumps from 0 to $\sigma_{\min}$ just above it, and the
 # last step of a sampler goes from the last grid time to 0 by denoising.
 
 # %% tags=["nbval-check-output"]
@@ -886,7 +898,7 @@ for name, width in (("N(0, sigma_max^2)", 50.0), ("N(0, 1)", 1.0)):
 
 # %% [markdown]
 # The simulated spread takes the side of $1 - \alpha^2$. And VE from $N(0, 1)$ ends with hardly any spread at all: every start lies in the innermost fiftieth of the noise it should come from, so the ODE takes
-# all of them to nearly the same value, the median of the data. On images that is one average picture, whatever the seed.
+# all of them to nearly the same value, the median of the data. On images, expect nearly the same picture whatever the seed.
 
 # %%
 shown, heights = torch.linspace(0.005, 1, 90).double(), torch.linspace(-6, 6, 241).double()
@@ -908,7 +920,7 @@ plots.evolution(
     heights,
     panels,
     paths=paths,
-    title="Three ways to drown the same two bumps",
+    title="VP and sub-VP shrink the two bumps under the noise; VE leaves them where they are",
     alt="Three density maps over time. VP and sub-VP: two bands at minus 1.2 and 0.8 bend towards zero and merge into one band of unit spread; in sub-VP they stay "
     "sharp a little longer. VE: the bands stay where they are and fan out until at time 1 the spread is about 5.",
 )
@@ -981,8 +993,8 @@ plots.image_grid(
         *[f"32 steps: {value:.0f} dB" for value in quality[32].tolist()],
         *[f"8 steps: {value:.0f} dB" for value in quality[8].tolist()],
     ],
-    title="Faces, their noise, and the faces again",
-    alt="Four rows of five: original cartoon faces; coloured noise in which hardly anything of a face can be made out; the faces regenerated "
+    title="A face, its noise, and back again: with more steps the return is closer",
+    alt="Four rows of five: original cartoon faces; coloured noise in which at most a faint outline of a face can be made out; the faces regenerated "
     f"with 32 steps, and with 8. Mean PSNR {quality[32].mean():.0f} dB with 32 steps and {quality[8].mean():.0f} dB with 8.",
     caption="Noise is shown from -3 (black) to 3 (white).",
     zoom=4,
@@ -1021,7 +1033,7 @@ print("noise                     1.00         1.00      1.00    0 +- 0.01")
 
 # %% [markdown]
 # The clean face is no typical state at $t = 0.0001$. On a flat cheek the states there differ by their grain alone, and the ODE magnifies exactly that to the noise at $t = 1$. A cheek without grain has nothing
-# to magnify, so its code is too quiet. **How to recognise it:** invert, and measure the spread of the code on flat parts. Grain that no eye can see repairs it; what is still missing is the network's error.
+# to magnify, so its code is too quiet. (The last column asks whether neighbouring pixels of the code are independent, as in noise.) **How to recognise it:** invert, and measure the spread of the code on flat parts. Grain that no eye can see repairs it; what is still missing is the network's error.
 #
 # ### From one face to another
 #
@@ -1056,7 +1068,7 @@ plots.image_grid(
         *[f"linear, {norm:.0f}" for norm in between["linear"].flatten(1).norm(dim=1)],
         *[f"pixels, {w:.2f}" for w in ways],
     ],
-    title="Between two faces: along the shell, through its inside, and by averaging pixels",
+    title="Along the shell every picture is a face; inside it details fade; averaged pixels show two faces",
     alt="Three rows of seven images from one face on the left to another on the right. With slerp every image on the way is a face of its own. Linear interpolation of the noise gives "
     "smoother, paler pictures in the middle. The average of pixels is a double exposure of both faces.",
     zoom=4,
@@ -1109,14 +1121,14 @@ plots.image_grid(
         for name in list(shown)[1:]
     )
     + " Fur appears as the starting time grows.",
-    caption="PSNR on luma (higher is closer, pixel by pixel) and sliced Wasserstein distance of 7x7 patches (lower: textures occur as often as in the original).",
+    caption="PSNR on luma (higher is closer, pixel by pixel) and sliced Wasserstein distance of 7x7 patches (lower: textures occur more nearly as often as in the original).",
     zoom=2,
     columns=3,
 )
 
 # %% [markdown]
-# Read it as a dial. Towards $t_0 = 0$ the answer is the regression: the highest PSNR, the smoothest fur. Towards $t_0 = 1$ it is a sample: its textures occur as often as the original's, and pixel by pixel it is
-# farther from the truth (chapter 02 explains why that is the price). A start at 0.4 saves time as well, since the grid is shorter for the same step size. One crop and one seed prove nothing about which is better, and
+# Read it as a dial. Towards $t_0 = 0$ the answer is the regression: the highest PSNR, the smoothest fur. Towards $t_0 = 1$ it is a sample: its textures occur more nearly as often as the original's, and pixel by pixel it is
+# farther from the truth (chapter 02 explains why that is the price). A start at 0.4 can save calls as well: for the same step size the grid is shorter (ours has ten steps each time). One crop and one seed prove nothing about which is better, and
 # more noise has its price: look into the iris, where the sample has grown fur. Chapter 13 measures it over many photos.
 #
 # > **Common mistakes**
@@ -1132,7 +1144,7 @@ plots.image_grid(
 #
 # > **In the papers**
 # >
-# > - Song et al. (arXiv:2011.13456) introduced the SDE view, the probability-flow ODE for diffusion models, predictor–corrector sampling and sub-VP: FID 2.20 and 2.99 bits per dimension on CIFAR-10. Their corrector uses $r = 0.16$.
+# > - Song et al. (arXiv:2011.13456) introduced the SDE view, the probability-flow ODE for diffusion models, predictor–corrector sampling and sub-VP. On CIFAR-10 their best FID, 2.20, is a VE model's with a corrector ($r = 0.16$); their best likelihood, 2.99 bits per dimension, is a sub-VP model's, along the ODE. In their table 1, at equal cost, a corrector helps the VE model clearly and the VP model hardly.
 # > - Kingma et al. (arXiv:2107.00630) obtain $f$ and $g$ from $\alpha$ and $\sigma$, as in section 4.
 # > - Karras et al. (arXiv:2206.00364) choose $\alpha = 1$, $\sigma = t$ and Heun's method, and add a little noise back on purpose: the trade-off of section 7.
 # > - DDIM (arXiv:2010.02502) with $\eta = 0$ is another discretisation of the same ODE.
@@ -1160,6 +1172,7 @@ plots.image_grid(
 # - Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, *Score-Based Generative Modeling through Stochastic Differential Equations*, arXiv:2011.13456.
 # - Anderson, *Reverse-time diffusion equation models*, Stochastic Processes and their Applications 12, 1982.
 # - Ho, Jain, Abbeel, *Denoising Diffusion Probabilistic Models*, arXiv:2006.11239.
+# - Song, Meng, Ermon, *Denoising Diffusion Implicit Models*, arXiv:2010.02502.
 # - Song, Ermon, *Generative Modeling by Estimating Gradients of the Data Distribution*, arXiv:1907.05600.
 # - Kingma, Salimans, Poole, Ho, *Variational Diffusion Models*, arXiv:2107.00630.
 # - Karras, Aittala, Aila, Laine, *Elucidating the Design Space of Diffusion-Based Generative Models*, arXiv:2206.00364.

@@ -32,12 +32,12 @@ from tutorial_lib.schedules import from_betas, vp_cosine
 # %% [markdown]
 # ## Exercise 04.1: The jump (warm-up)
 #
-# Return the state after `k` steps ($1 \le k \le T$) of the chain with the table `betas`, started at `z_0`, with `eps` (shaped like `z_0`) as its noise.
+# Return the state, shaped like `z_0`, after `k` steps ($1 \le k \le T$) of the chain with the table `betas`, started at `z_0`, with `eps` (shaped like `z_0`) as its noise.
 
 
 # %%
 def jump(z_0, betas, k, eps):
-    """z_k, shaped like z_0."""
+    """z_k for z_0 of any shape; betas (T,), k an int."""
     ### BEGIN SOLUTION
     kept = (1 - betas[:k]).prod()
     return kept.sqrt() * z_0 + (1 - kept).sqrt() * eps
@@ -50,7 +50,7 @@ assert check("04.1", jump)
 # %% [markdown]
 # ## Exercise 04.2: The posterior, on any schedule
 #
-# Complete the square yourself: return mean (shaped like `z_t`) and variance (a number) of $z_s$ given $z_t$ and $z_0$. The four numbers describe a step from $t$ back to $s$
+# Complete the square yourself: return mean (shaped like `z_t`) and variance (a number, not its root) of $z_s$ given $z_t$ and $z_0$. The four numbers describe a step from $t$ back to $s$
 # of a schedule that need *not* satisfy $\alpha^2 + \sigma^2 = 1$.
 #
 # *Hint*: $z_t = a z_s + \sqrt\beta\,\varepsilon$. Find $a$ and $\beta$ first.
@@ -101,7 +101,7 @@ assert check("04.3", bound_weights)
 # ## Exercise 04.4: The loss
 #
 # Return $L_{\text{simple}}$ for the batch `z_0` (B, C, H, W), a number: the mean, over everything, of the squared error of `network(z, t)`, which predicts the noise. `t` (B,) holds one time for each sample, `schedule` has
-# `.alpha(t)` and `.sigma(t)`, both (B,). Draw from `noise` exactly once.
+# `.alpha(t)` and `.sigma(t)`, both (B,). Draw with `noise(z_0)`, exactly once (a `torch.randn` of your own cannot be compared).
 
 
 # %%
@@ -121,7 +121,7 @@ assert check("04.4", simple_loss)
 # %% [markdown]
 # ## Exercise 04.5: The sampler
 #
-# DDPM's algorithm 2. Start from `z` at step $k = T$ and return the sample. `eps_model(z, k)` predicts the noise in the state after $k$ steps. Use the variance $\beta$ (not $\tilde\beta$):
+# DDPM's algorithm 2. Start from `z` at step $k = T$ and return the sample. `eps_model(z, k)` predicts the noise in the state after $k$ steps ($k$ an int from $T$ to 1). Each step but the last draws afresh, with `noise(z)`. Use the variance $\beta$ (not $\tilde\beta$):
 #
 # $$z_{k-1} = \frac{1}{\sqrt{1 - \beta_k}}\Big(z_k - \frac{\beta_k}{\sqrt{1 - \bar\alpha_k}}\,\hat\varepsilon\Big) + \sqrt{\beta_k}\;\varepsilon, \qquad \text{without noise at } k = 1.$$
 
@@ -166,7 +166,7 @@ print("equal to the library, hundred steps:", torch.allclose(ours, library))
 # %% [markdown]
 # ## Exercise 04.6: Skipping steps
 #
-# A chain with the table `betas` (T,) shall visit only some steps: `visited` (n,), increasing step numbers between 1 and T (step numbers, so `visited - 1` are indices). Return the betas (n,) of the short chain, noisiest last.
+# A chain with the table `betas` (T,) shall visit only some steps: `visited` (n,), increasing step numbers between 1 and T (step numbers, so `visited - 1` are indices). The short chain starts from the clean data too. Return its betas, a tensor (n,), noisiest last.
 
 
 # %%

@@ -30,7 +30,9 @@ from tutorial_lib.oracles import GaussianMixture
 # ## Exercise 05.1: the score of a noisy mixture
 #
 # Warm-up (section 2). On a line, $z_0 \sim \sum_k w_k \mathcal N(m_k, v_k)$ and $z = \alpha z_0 + \sigma\epsilon$. `z` is `(B,)`; `weights`, `means` and
-# `variances` are `(K,)`, in units of $z_0$; `alpha` and `sigma` are numbers. Return $\nabla_z \log p_t(z)$, shape `(B,)`.
+# `variances` are `(K,)` and belong to $z_0$; `alpha` and `sigma` are numbers. Return $\nabla_z \log p_t(z)$, shape `(B,)`.
+#
+# *Hint:* $z$ comes from a mixture, too, with the same weights. If $z_0$ is from part $k$, which mean and which variance has $z$?
 
 
 # %%
@@ -54,7 +56,7 @@ assert check("05.1", mixture_score)
 # ## Exercise 05.2: Langevin dynamics
 #
 # Section 3. `score(z)` is a function, `z` is `(B, D)`, `step_size` is $a$, `noise(like)` draws $\mathcal N(0, I)$ shaped like its argument. Take `steps` steps
-# $z \leftarrow z + \tfrac a2 s(z) + \sqrt a\,\epsilon$ and return where the walkers are, `(B, D)`.
+# $z \leftarrow z + \tfrac a2 s(z) + \sqrt a\,\epsilon$ and return where the walkers are, `(B, D)`. Take all random numbers from `noise`: the check knows which ones it gives.
 
 
 # %%
@@ -135,7 +137,7 @@ assert check("05.5", from_score)
 # ## Exercise 05.6: the noise ladder and its step sizes
 #
 # Sections 8 and 9. Return `(ladder, step_sizes)`, two float64 tensors `(count,)`: noise levels from `sigma_max` down to `sigma_min`, both included, with a
-# constant ratio; and NCSN's step sizes $a_i = \varepsilon\,\sigma_i^2/\sigma_{\min}^2$ with $\varepsilon$ = `epsilon`.
+# constant ratio; and NCSN's step sizes $a_i = a_L\,\sigma_i^2/\sigma_{\min}^2$, where $a_L$ = `epsilon` is the step at the smallest level.
 
 
 # %%

@@ -104,7 +104,8 @@ for n in (10, 30, 100):
 # %% [markdown]
 # ## Exercise 06.4: Backwards, with as much noise as you like
 #
-# You are at $z$ and go back by `dt` > 0. `score`, shaped like `z`, is $\nabla \log p_t(z)$ there; `f` and `g` are numbers. `strength` is $\lambda$: 0 is the probability-flow ODE, 1 the reverse SDE. Make one Euler–Maruyama step of
+# You are at $z$ and go back by `dt` > 0. `score`, shaped like `z`, is $\nabla \log p_t(z)$ there; `f` and `g` are numbers. `strength` is $\lambda$: 0 is the probability-flow ODE, 1 the reverse SDE. Make one Euler–Maruyama step of the
+# equation below. Mind that in it time falls: its $dt$ is minus your `dt`.
 #
 # $$dz = \Big[f z - \tfrac{1+\lambda^2}{2}\, g^2\, \text{score}\Big]\,dt + \lambda g\,d\bar w .$$
 
@@ -138,7 +139,7 @@ for strength in (0.0, 0.5, 1.0, 2.0):
 # %% [markdown]
 # ## Exercise 06.5: Heun
 #
-# Make one Heun step of the probability-flow ODE from time `t` to time `s` < `t`. `z` is (B, D); call the denoiser twice. `schedule.drift(t)` is $f$, `schedule.diffusion(t)` is $g$.
+# Make one Heun step of the probability-flow ODE from time `t` to time `s` < `t`. `z` is (B, D); call the denoiser twice; the score is $(\alpha_t\,$`denoiser(z, t)`$\, - z)/\sigma_t^2$. `schedule.drift(t)` is $f$, `schedule.diffusion(t)` is $g$.
 
 
 # %%
@@ -160,7 +161,7 @@ def heun_step(denoiser, schedule, z, t, s):
 assert check("06.5", heun_step)
 
 # %% [markdown]
-# Then measure its order on a mixture of your choice, from $t = 0.6$ to $0.1$, with `convergence_order(error, [8, 16, 32, 64])`. Use `solver="scipy"` as the referee.
+# Then measure its order on a mixture of your choice, from $t = 0.6$ to $0.1$, with `convergence_order(error, [16, 32, 64])`. Use `solver="scipy"` as the referee.
 
 # %% tags=["solution", "nbval-check-output"]
 prior = GaussianMixture(torch.tensor([0.4, 0.6]), torch.tensor([[-1.0], [0.7]]).double(), 0.05 * torch.ones(2, 1, 1))
@@ -184,7 +185,7 @@ print(f"order {convergence_order(error, [16, 32, 64]):.2f}")
 #
 # $$z + \epsilon\,\text{score} + \sqrt{2\epsilon}\;n, \qquad \epsilon = 2\,\big(r\,\lVert n\rVert / \lVert \text{score}\rVert\big)^2,$$
 #
-# with one $\epsilon$ for each sample.
+# with one $\epsilon$ for each sample. ($\epsilon$ is half of chapter 05's step $a$.)
 
 
 # %%

@@ -27,6 +27,12 @@ def _kept(betas: Tensor, k: int) -> Tensor:
     return (1 - betas[:k]).prod()
 
 
+def _walk(z_0: Tensor, betas: Tensor, k: int, eps: Tensor) -> Tensor:
+    for beta in betas[:k]:
+        z_0 = (1 - beta).sqrt() * z_0 + beta.sqrt() * eps
+    return z_0
+
+
 def _jump_inputs(generator: Generator) -> tuple[Tensor, Tensor, int, Tensor]:
     betas = _uniform(generator, 0.01, 0.2, 12).sort().values
     z_0, eps = torch.randn(2, 3, 2, 4, 5, generator=generator, dtype=torch.float64)
@@ -158,10 +164,6 @@ def _chain_with(
     return z
 
 
-def _chain(eps_model: EpsModel, betas: Tensor, z: Tensor, noise: Noise) -> Tensor:
-    return _chain_with(eps_model, betas, z, noise)
-
-
 def _mixed_letters(eps_model: EpsModel, betas: Tensor, z: Tensor, noise: Noise) -> Tensor:
     kept = (1 - betas).cumprod(0)
     for k in range(len(betas), 0, -1):
@@ -185,28 +187,14 @@ def _chain_inputs(generator: Generator) -> tuple:
     return eps_model, _uniform(generator, 0.02, 0.3, 6).sort().values, z, standard_normal(seed)
 
 
-def _respaced(betas: Tensor, visited: Tensor) -> Tensor:
-    kept = (1 - betas).cumprod(0)[visited - 1]
+def _respaced(betas: Tensor, visited: Tensor, shift: int = 0, power: float = 1.0) -> Tensor:
+    kept = torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])[visited + shift] ** power
     return 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
 
 
 def _summed(betas: Tensor, visited: Tensor) -> Tensor:
     total = betas.cumsum(0)[visited - 1]
     return total.diff(prepend=total.new_zeros(1))
-
-
-def _respaced_off_by_one(betas: Tensor, visited: Tensor) -> Tensor:
-    kept = torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])[visited - 1]
-    return 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
-
-
-def _respaced_roots(betas: Tensor, visited: Tensor) -> Tensor:
-    kept = (1 - betas).cumprod(0)[visited - 1].sqrt()
-    return 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
-
-
-def _first_forgotten(betas: Tensor, visited: Tensor) -> Tensor:
-    return torch.cat([betas[visited[:1] - 1], _respaced(betas, visited)[1:]])
 
 
 def _respace_inputs(generator: Generator) -> tuple[Tensor, Tensor]:
@@ -222,28 +210,14 @@ def _respace_judge(output: Tensor, betas: Tensor, visited: Tensor) -> str | None
     return None
 
 
-def _true_variance(loss: Tensor, *step: Tensor) -> Tensor:
-    _, beta, tilde = _parts(*step)
-    return tilde + (step[2] * beta / step[1] ** 2) ** 2 * step[1] ** 2 / step[0] ** 2 * loss
+def _variance(loss: Tensor, *step: Tensor, power: int = 2, ratio: int = 2, known: int = 2) -> Tensor:
+    """beta-tilde + (coefficient of z_0)^2 (sigma_t / alpha_t)^2 loss, and the ways to get it wrong."""
+    parts = _parts(*step)
+    return parts[known] + (step[2] * parts[1] / step[1] ** 2) ** power * (step[1] / step[0]) ** ratio * loss
 
 
 def _variance_inputs(generator: Generator) -> tuple[Tensor, ...]:
     return (_uniform(generator, 0.1, 0.9), *_step(generator))
-
-
-def _unscaled(loss: Tensor, *step: Tensor) -> Tensor:
-    _, beta, tilde = _parts(*step)
-    return tilde + (step[2] * beta / step[1] ** 2) ** 2 * loss
-
-
-def _unsquared(loss: Tensor, *step: Tensor) -> Tensor:
-    _, beta, tilde = _parts(*step)
-    return tilde + step[2] * beta / step[1] ** 2 * step[1] ** 2 / step[0] ** 2 * loss
-
-
-def _interpolated(loss: Tensor, *step: Tensor) -> Tensor:
-    _, beta, tilde = _parts(*step)
-    return loss * beta + (1 - loss) * tilde
 
 
 def _law_with(
@@ -254,6 +228,7 @@ def _law_with(
     right_start: bool = False,
     square: bool = True,
     through_guess: bool = True,
+    together: bool = True,
     tilde: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Mean and variance of DDPM (sigma^2 = beta) under the exact denoiser of N(mean, variance), started from N(0, 1)."""
@@ -267,12 +242,9 @@ def _law_with(
         m = keep * m + use * (mean + gain * (m - alpha_t * mean))
         slope = keep + use * gain if through_guess else keep
         added = betas[k - 1] * (gone_s / gone_t if tilde else 1)
-        v = (slope**2 if square else slope) * v + (added if k > 1 or last_noise else 0)
+        factor = slope**2 if together else keep**2 + (use * gain) ** 2
+        v = (factor if square else slope) * v + (added if k > 1 or last_noise else 0)
     return m, v
-
-
-def _law(mean: Tensor, variance: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
-    return _law_with(mean, variance, betas)
 
 
 def _law_inputs(generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -313,6 +285,11 @@ CHAPTER = [
                 "That is q(z_k given z_(k-1)); from z_0 all k steps count, as a product.",
             ),
             Mistake(
+                "you walked the k steps with the same eps in each",
+                _walk,
+                "The steps' noises are independent: their variances add up, to 1 - alpha-bar, and one eps stands for all.",
+            ),
+            Mistake(
                 "you added the betas up",
                 lambda z_0, betas, k, eps: _jump_with(z_0, (1 - betas[:k].sum()).clamp(min=0), eps),
                 "Each step keeps the fraction 1 - beta of what is left: multiply the fractions, do not add the losses.",
@@ -329,6 +306,11 @@ CHAPTER = [
                 "you returned the standard deviation",
                 lambda z_t, z_0, *step: (_posterior(z_t, z_0, *step)[0], _posterior(z_t, z_0, *step)[1].sqrt()),
                 "The mean is right; the second result should be the variance, beta-tilde without a root.",
+            ),
+            Mistake(
+                "you returned the precision",
+                lambda z_t, z_0, *step: (_posterior(z_t, z_0, *step)[0], 1 / _posterior(z_t, z_0, *step)[1]),
+                "a^2 / beta + 1 / sigma_s^2 is 1 / beta-tilde; the variance is its inverse.",
             ),
             Mistake(
                 "you returned beta as the variance",
@@ -441,7 +423,7 @@ CHAPTER = [
     Exercise(
         "04.5",
         "DDPM's sampler, algorithm 2",
-        reference=_chain,
+        reference=_chain_with,
         inputs=_chain_inputs,
         mistakes=[
             Mistake(
@@ -475,6 +457,11 @@ CHAPTER = [
                 "eps has unit variance and sigma_t = sqrt(1 - alpha-bar) is its standard deviation in z_t.",
             ),
             Mistake(
+                "you told the network k - 1",
+                lambda m, b, z, n: _chain_with(lambda z, k: m(z, k - 1), b, z, n),
+                "The state after k steps goes in with k itself; only the table's index is k - 1.",
+            ),
+            Mistake(
                 "you mixed the letters of the survey and of SR3",
                 _mixed_letters,
                 "In SR3's formula alpha is 1 - beta; with the survey's alpha, a variance, the state explodes.",
@@ -504,17 +491,17 @@ CHAPTER = [
             ),
             Mistake(
                 "you took the ratio of the alphas",
-                _respaced_roots,
+                lambda betas, visited: _respaced(betas, visited, power=0.5),
                 "beta is a variance, so it needs alpha-bar = alpha^2: no root.",
             ),
             Mistake(
                 "your first step starts at the wrong place",
-                _first_forgotten,
+                lambda betas, visited: torch.cat([betas[visited[:1] - 1], _respaced(betas, visited)[1:]]),
                 "The first new step starts from the clean data, where alpha-bar is 1, and covers all steps up to visited[0].",
             ),
             Mistake(
                 "you are off by one",
-                _respaced_off_by_one,
+                lambda betas, visited: _respaced(betas, visited, shift=1),
                 "Steps count from 1, so alpha-bar after step k is cumprod[k - 1].",
             ),
         ],
@@ -525,32 +512,42 @@ CHAPTER = [
     Exercise(
         "04.7",
         "the right variance, read off the training loss",
-        reference=_true_variance,
+        reference=_variance,
         inputs=_variance_inputs,
         mistakes=[
             Mistake(
                 "you took the loss for the variance of z_0",
-                _unscaled,
+                lambda loss, *step: _variance(loss, *step, ratio=0),
                 "The loss is the error in eps; the error in z_0 is (sigma_t / alpha_t)^2 times as large.",
             ),
             Mistake(
                 "you forgot to square the coefficient",
-                _unsquared,
+                lambda loss, *step: _variance(loss, *step, power=1),
                 "A coefficient c in front of a random number multiplies its variance by c squared.",
             ),
             Mistake(
+                "you forgot to square sigma_t / alpha_t",
+                lambda loss, *step: _variance(loss, *step, ratio=1),
+                "The loss is a squared error: going from eps to z_0 multiplies it by the square of the ratio.",
+            ),
+            Mistake(
+                "you put beta where beta-tilde belongs",
+                lambda loss, *step: _variance(loss, *step, known=1),
+                "What is left when z_0 is known is the posterior's variance, beta sigma_s^2 / sigma_t^2.",
+            ),
+            Mistake(
                 "you left out beta-tilde",
-                lambda loss, *step: _true_variance(loss, *step) - _parts(*step)[2],
+                lambda loss, *step: _variance(loss, *step) - _parts(*step)[2],
                 "Even if z_0 were known, z_s would still have the posterior's variance; both parts add.",
             ),
             Mistake(
                 "you mixed beta and beta-tilde with the loss as weight",
-                _interpolated,
+                lambda loss, *step: loss * _parts(*step)[1] + (1 - loss) * _parts(*step)[2],
                 "Linear mixing is not what the law of total variance says: beta-tilde + c^2 Var[z_0 given z_t].",
             ),
             Mistake(
                 "you returned the standard deviation",
-                lambda loss, *step: _true_variance(loss, *step).sqrt(),
+                lambda loss, *step: _variance(loss, *step).sqrt(),
                 "The variance is asked for, without a root.",
             ),
         ],
@@ -560,7 +557,7 @@ CHAPTER = [
     Exercise(
         "04.8",
         "the exact law of a whole chain",
-        reference=_law,
+        reference=_law_with,
         inputs=_law_inputs,
         mistakes=[
             Mistake(
@@ -582,6 +579,11 @@ CHAPTER = [
                 "you forgot that the guess depends on z as well",
                 lambda m, v, b: _law_with(m, v, b, through_guess=False),
                 "z enters twice: directly, and through z_0_hat = mean + gain (z - alpha_t mean). Add both factors before squaring.",
+            ),
+            Mistake(
+                "you squared the two factors of z separately",
+                lambda m, v, b: _law_with(m, v, b, together=False),
+                "z and z_0_hat hold the same random number, so their factors add first: (A + B g)^2.",
             ),
             Mistake(
                 "you added beta-tilde",

@@ -31,18 +31,9 @@ def _mixture_score(z: Tensor, weights: Tensor, means: Tensor, variances: Tensor,
     return law.score(z[:, None], alpha, sigma)[:, 0]
 
 
-def _springs(
-    z: Tensor,
-    weights: Tensor,
-    means: Tensor,
-    variances: Tensor,
-    alpha: float,
-    sigma: float,
-    shared: bool = True,
-    normal: bool = True,
-    logarithm: bool = True,
-) -> Tensor:
+def _springs(mixture: Mixture, shared: bool = True, normal: bool = True, logarithm: bool = True) -> Tensor:
     """A mixture's score with what people get wrong switchable: responsibilities, the 1/sqrt(variance), the log."""
+    z, weights, means, variances, alpha, sigma = mixture
     total = alpha**2 * variances + sigma**2
     offsets = alpha * means - z[:, None]
     log_joint = weights.log() - offsets**2 / (2 * total) - (total.log() / 2 if normal else 0)
@@ -103,8 +94,11 @@ def _noisy(generator: Generator) -> tuple[Score, Tensor, Tensor, Tensor]:
 
 
 def _from_score(score: Tensor, z: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
-    z_0 = (z + sigma**2 * score) / alpha
-    return z_0, -sigma * score, -alpha * sigma * score - sigma * z_0
+    return _three((z + sigma**2 * score) / alpha, -sigma * score, alpha, sigma)
+
+
+def _three(z_0: Tensor, eps: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
+    return z_0, eps, alpha * eps - sigma * z_0
 
 
 def _scored(generator: Generator) -> tuple[Tensor, Tensor, float, float]:
@@ -126,15 +120,13 @@ def _levels(count: int, high: float, low: float, geometric: bool = True) -> Tens
 
 
 def _rungs(generator: Generator) -> tuple[int, float, float, float]:
-    high, low = (
-        5 + 20 * torch.rand((), generator=generator).item(),
-        0.05 + 0.1 * torch.rand((), generator=generator).item(),
-    )
-    return 4 + int(torch.randint(0, 9, (), generator=generator)), high, low, 1e-3
+    high, low = torch.rand(2, generator=generator).tolist()
+    return 4 + int(torch.randint(0, 9, (), generator=generator)), 5 + 20 * high, 0.05 + 0.1 * low, 1e-3
 
 
 def _ladder_judge(output: tuple, count: int, high: float, low: float, epsilon: float) -> str | None:
-    ratios = output[0][1:] / output[0][:-1]
+    ladder = torch.as_tensor(output[0])
+    ratios = ladder[1:] / ladder[:-1]
     return None if (ratios - ratios[0]).abs().max() < 1e-4 else "neighbouring levels do not have one ratio."
 
 
@@ -150,14 +142,16 @@ def _annealed(
     shift: int = 0,
     denoise: bool = True,
     root: float = 0.5,
+    push: float = 0.5,
+    last: int = 2,
 ) -> Tensor:
     """Annealed Langevin dynamics with what people get wrong switchable."""
     for i, sigma in enumerate(ladder):
         a = step_size * (ladder[-1] if constant else sigma) ** power
         told = ladder[min(i + shift, len(ladder) - 1)]
         for _ in range(steps):
-            z = z + a / 2 * score(z, told) + a**root * noise(z)
-    return z + ladder[-1] ** 2 * score(z, ladder[-1]) if denoise else z
+            z = z + push * a * score(z, told) + a**root * noise(z)
+    return z + ladder[-1] ** last * score(z, ladder[-1]) if denoise else z
 
 
 def _annealing(generator: Generator) -> tuple:
@@ -217,23 +211,33 @@ CHAPTER = [
                 "z = alpha z_0 + sigma eps: the means are multiplied by alpha, the variances by alpha^2.",
             ),
             Mistake(
+                "you multiplied the means by alpha, but not the variances by alpha^2",
+                lambda z, w, m, v, alpha, sigma: _mixture_score(z, w, alpha * m, v, 1.0, sigma),
+                "alpha z_0 has variance alpha^2 v_k.",
+            ),
+            Mistake(
+                "you left the weights out of the responsibilities",
+                lambda z, w, m, v, a, s: _mixture_score(z, torch.ones_like(w) / len(w), m, v, a, s),
+                "A part with twice the weight is twice as likely to have made z: w_k N_k(z).",
+            ),
+            Mistake(
                 "you added sigma to the variance",
                 lambda z, w, m, v, alpha, sigma: _mixture_score(z, w, m, v, alpha, math.sqrt(sigma)),
                 "Variances add: alpha^2 v_k + sigma^2, with sigma squared.",
             ),
             Mistake(
                 "you weighted the springs with the weights",
-                lambda z, w, m, v, a, s: _springs(z, w, m, v, a, s, shared=False),
+                lambda *mixture: _springs(mixture, shared=False),
                 "The springs are weighted by the responsibilities, w_k N_k(z) divided by their sum.",
             ),
             Mistake(
                 "you left the 1 / sqrt(variance) out of the parts' densities",
-                lambda z, w, m, v, a, s: _springs(z, w, m, v, a, s, normal=False),
+                lambda *mixture: _springs(mixture, normal=False),
                 "A narrow Gaussian is taller: its density has the factor 1 / sqrt(variance), so log N_k has -log(variance)/2.",
             ),
             Mistake(
                 "you took the gradient of p instead of log p",
-                lambda z, w, m, v, a, s: _springs(z, w, m, v, a, s, logarithm=False),
+                lambda *mixture: _springs(mixture, logarithm=False),
                 "The score is the gradient of the logarithm: divide by p(z).",
             ),
             Mistake(
@@ -258,6 +262,11 @@ CHAPTER = [
                 "you multiplied the score by a instead of a/2",
                 lambda *arguments: _chain(*arguments, push=1.0),
                 "With noise sqrt(a) the push is a/2; a belongs together with sqrt(2a).",
+            ),
+            Mistake(
+                "you mixed two conventions: a/2 beside sqrt(2a)",
+                lambda score, z, a, *others: _chain(score, z, 2 * a, *others, push=0.25),
+                "sqrt(2a) belongs to a push of a. With a push of a/2 the noise is sqrt(a).",
             ),
             Mistake(
                 "the sign of the score is turned round",
@@ -392,70 +401,52 @@ CHAPTER = [
         mistakes=[
             Mistake(
                 "your Tweedie has sigma in place of sigma squared",
-                lambda s, z, alpha, sigma: (
-                    (z0 := (z + sigma * s) / alpha),
-                    -sigma * s,
-                    -alpha * sigma * s - sigma * z0,
-                ),
+                lambda s, z, alpha, sigma: _three((z + sigma * s) / alpha, -sigma * s, alpha, sigma),
                 "z_0 = (z + sigma^2 score) / alpha.",
             ),
             Mistake(
                 "your z_0 is not divided by alpha",
-                lambda s, z, alpha, sigma: ((z0 := z + sigma**2 * s), -sigma * s, -alpha * sigma * s - sigma * z0),
+                lambda s, z, alpha, sigma: _three(z + sigma**2 * s, -sigma * s, alpha, sigma),
                 "z + sigma^2 score estimates alpha z_0; divide by alpha.",
             ),
             Mistake(
                 "the sign in Tweedie is turned round",
-                lambda s, z, alpha, sigma: (
-                    (z0 := (z - sigma**2 * s) / alpha),
-                    -sigma * s,
-                    -alpha * sigma * s - sigma * z0,
-                ),
+                lambda s, z, alpha, sigma: _three((z - sigma**2 * s) / alpha, -sigma * s, alpha, sigma),
                 "The score points from the noisy state to the data: add it.",
             ),
             Mistake(
                 "the sign of eps is turned round",
-                lambda s, z, alpha, sigma: (
-                    (z0 := (z + sigma**2 * s) / alpha),
-                    sigma * s,
-                    alpha * sigma * s - sigma * z0,
-                ),
+                lambda s, z, alpha, sigma: _three((z + sigma**2 * s) / alpha, sigma * s, alpha, sigma),
                 "score = -eps / sigma, so eps = -sigma score.",
             ),
             Mistake(
                 "your eps is divided by sigma",
-                lambda s, z, alpha, sigma: (
-                    (z0 := (z + sigma**2 * s) / alpha),
-                    -s / sigma,
-                    -alpha * s / sigma - sigma * z0,
-                ),
+                lambda s, z, alpha, sigma: _three((z + sigma**2 * s) / alpha, -s / sigma, alpha, sigma),
                 "score = -eps / sigma, so eps is sigma times the score, up to the sign.",
             ),
             Mistake(
+                "your eps has sigma squared",
+                lambda s, z, alpha, sigma: _three((z + sigma**2 * s) / alpha, -(sigma**2) * s, alpha, sigma),
+                "score = -eps / sigma, with the standard deviation: eps = -sigma score. Only Tweedie has the square.",
+            ),
+            Mistake(
+                "your three results come in another order",
+                lambda *arguments: [_from_score(*arguments)[i] for i in (1, 0, 2)],
+                "Return z_0 first, then eps, then v.",
+            ),
+            Mistake(
                 "your v has alpha and sigma exchanged",
-                lambda s, z, alpha, sigma: (
-                    (z0 := (z + sigma**2 * s) / alpha),
-                    -sigma * s,
-                    -(sigma**2) * s - alpha * z0,
-                ),
+                lambda s, z, a, sigma: (*(p := _from_score(s, z, a, sigma)[:2]), sigma * p[1] - a * p[0]),
                 "v = alpha eps - sigma z_0.",
             ),
             Mistake(
                 "your v has the opposite sign",
-                lambda s, z, alpha, sigma: (
-                    (z0 := (z + sigma**2 * s) / alpha),
-                    -sigma * s,
-                    alpha * sigma * s + sigma * z0,
-                ),
+                lambda *arguments: (*_from_score(*arguments)[:2], -_from_score(*arguments)[2]),
                 "v = alpha eps - sigma z_0, the derivative of alpha z_0 + sigma eps along the circle from data to noise.",
             ),
             Mistake(
                 "you took alpha^2 + sigma^2 = 1 for granted",
-                lambda s, z, alpha, sigma: (
-                    (z0 := (z + sigma**2 * s) / alpha),
-                    -sigma * s,
-                    (alpha * z - z0) / sigma,
-                ),
+                lambda s, z, a, sigma: (*(p := _from_score(s, z, a, sigma)[:2]), (a * z - p[0]) / sigma),
                 "v = (alpha z - z_0) / sigma holds in variance-preserving schedules only; take alpha eps - sigma z_0.",
             ),
         ],
@@ -479,13 +470,18 @@ CHAPTER = [
             ),
             Mistake(
                 "your levels stop short of sigma_min",
-                lambda n, high, low, eps: ((lad := _levels(n + 1, high, low)[:-1]), eps * lad**2 / lad[-1] ** 2),
+                lambda n, high, low, eps: ((lad := _levels(n + 1, high, low)[:-1]), eps * lad**2 / low**2),
                 "n levels make n - 1 ratios: the last level is sigma_min itself.",
             ),
             Mistake(
                 "your step sizes grow with sigma instead of sigma squared",
                 lambda n, high, low, eps: ((lad := _levels(n, high, low)), eps * lad / low),
                 "a_i = epsilon sigma_i^2 / sigma_min^2: both are squared.",
+            ),
+            Mistake(
+                "you forgot to divide by sigma_min squared",
+                lambda n, high, low, eps: ((lad := _levels(n, high, low)), eps * lad**2),
+                "epsilon is the step at the smallest level, where sigma_i^2 / sigma_min^2 is 1.",
             ),
             Mistake(
                 "you divided by sigma_max squared",
@@ -519,6 +515,16 @@ CHAPTER = [
                 "you multiplied the noise by a instead of sqrt(a)",
                 lambda *arguments: _annealed(*arguments, root=1.0),
                 "The noise of a Langevin step has variance a.",
+            ),
+            Mistake(
+                "you multiplied the score by a instead of a/2",
+                lambda *arguments: _annealed(*arguments, push=1.0),
+                "A Langevin step with noise sqrt(a) has the push a/2.",
+            ),
+            Mistake(
+                "your last denoising has sigma in place of sigma squared",
+                lambda *arguments: _annealed(*arguments, last=1),
+                "Tweedie is z + sigma^2 score.",
             ),
             Mistake(
                 "you asked for the score one level too low",
@@ -576,7 +582,12 @@ CHAPTER = [
             Mistake(
                 "you started from variance sigma_1",
                 lambda v, ladder, step_size, steps: _variance(v, ladder, step_size, steps, start=ladder[0]),
-                "The start is sigma_1 eps, with variance sigma_1 squared.",
+                "Noise of standard deviation sigma_1 has variance sigma_1 squared.",
+            ),
+            Mistake(
+                "you started from variance v + sigma_1 squared",
+                lambda v, ladder, *others: _variance(v, ladder, *others, start=v + ladder[0] ** 2),
+                "The sampler starts in pure noise, sigma_1 eps, which holds no data yet.",
             ),
             Mistake(
                 "you assumed that every level settles",
