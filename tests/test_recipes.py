@@ -10,6 +10,7 @@ from torch import Generator, nn
 
 from tutorial_lib import recipes
 from tutorial_lib.data import faces
+from tutorial_lib.denoisers import NetworkDenoiser
 from tutorial_lib.images import resize, to_uint8
 from tutorial_lib.networks.regression import SMALLEST_SPREAD
 from tutorial_lib.pretrained import load_pretrained
@@ -49,11 +50,15 @@ def test_patches_are_aligned(pairs):
 
 @pytest.fixture(autouse=True)
 def few_faces(monkeypatch):
-    """A few training faces in place of 65,536."""
+    """A few training faces in place of 65,536, and few and coarse flows in place of 512 a block."""
     recipes.training_faces.cache_clear()
     monkeypatch.setattr(recipes, "FACES", 24)
+    monkeypatch.setattr(recipes, "PATHS", 4)
+    monkeypatch.setattr(recipes, "FLOW_STEPS", 6)
+    recipes.face_paths.cache_clear()
     yield
     recipes.training_faces.cache_clear()
+    recipes.face_paths.cache_clear()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -132,6 +137,74 @@ def test_a_batch_of_faces_is_made_of_training_faces_and_their_mirror_images():
     assert nearest.max() <= 1 / 255 + 1e-6, "nothing but rounding to 8 bits may change a face"
     assert 10 < (which >= 24).sum() < 54, "about half of 64 are mirrored"
     assert len(set(which.tolist())) > 30
+
+
+def test_a_batch_of_flows_is_made_of_points_and_ends_of_the_blocks_in_turn():
+    """Step 255 chooses from blocks 0 to 3, step 256 from 1 to 4."""
+    recipe, times = RECIPES["faces-distilled-32"](), recipes.flow_times()
+    for step in (recipes.BLOCK - 1, recipes.BLOCK):
+        batch, first = recipe.batch(step), step // recipes.BLOCK
+        paths = torch.cat([recipes.face_paths(first + k, 0) for k in range(recipes.POOL)]).float()
+        seen = set()
+        for z, t, z_0 in zip(batch["z"], batch["t"], batch["z_0"], strict=True):
+            which = (paths[:, -1] - z_0).abs().amax((1, 2, 3)).argmin()
+            index = (times - t).abs().argmin()
+            assert torch.equal(paths[which, -1], z_0) and torch.equal(paths[which, index], z)
+            seen.add(which.item() // recipes.PATHS)
+        assert seen == set(range(recipes.POOL))
+        assert (batch["t"] == 1).sum().item() == pytest.approx(32 * (1 / 6) ** 0.5, abs=1)  # index = floor(6 u^2) is 0
+        assert 0 < batch["t"].min() < 0.1
+    assert not torch.equal(recipes.face_paths(0, 0), recipes.face_paths(0, 1))
+
+
+def test_solved_flows_lead_from_noise_to_faces():
+    paths = recipes.face_paths(0, 0).float()
+    assert paths.shape == (4, recipes.FLOW_STEPS + 1, 3, 32, 32)
+    assert paths[:, 0].std().item() == pytest.approx(1, abs=0.026)  # four standard errors of 12,288 draws
+    assert paths[:, -1].abs().max() < 1.5 and (paths[:, -1].clamp(-1, 1) - paths[:, -1]).abs().mean() < 0.02
+
+
+def test_the_students_loss_is_zero_at_the_ends_and_it_starts_as_its_teacher():
+    recipe = RECIPES["faces-distilled-32"]()
+    network, batch = recipe.network(), recipe.batch(0)
+    teacher = NetworkDenoiser(load_pretrained("faces-unconditional-32"))
+    answer = teacher(batch["z"], batch["t"].double())
+    assert recipe.loss(network, batch | {"z_0": answer}).max() < 1e-6
+    assert recipe.loss(network, batch | {"z_0": -answer}).min() > 0.05
+    assert recipe.loss(network, batch | {"z_0": answer + 1})[0].item() == pytest.approx(
+        math.hypot(1, 0.03) - 0.03, abs=1e-5
+    )
+    assert all(p.requires_grad for p in network.parameters())
+    assert not any(p.requires_grad for p in load_pretrained("faces-unconditional-32").parameters())
+
+
+def test_a_batch_of_digits_is_dequantised_and_holds_none_of_the_held_out():
+    train, held_out = recipes.split_digits()
+    assert (len(train), len(held_out)) == (1437, 360)
+    batch = RECIPES["digits-likelihood"]().batch(5)
+    place = (batch["z_0"] + 1) / 2 * 17
+    assert batch["z_0"].min() >= -1 and batch["z_0"].max() < 1
+    assert 0.4 < (place - place.floor()).mean() < 0.6, "levels must be spread over their bins"
+    known = {tuple(image.flatten().tolist()) for image in (train * 16).round()}
+    hidden = {tuple(image.flatten().tolist()) for image in (held_out * 16).round()} - known
+    assert all(tuple(image.flatten().tolist()) in known - hidden for image in place.floor())
+
+
+def test_the_digits_loss_is_the_elbo_up_to_a_constant():
+    """Its mean over a batch, times (high - low) / 4 a number, is the ELBO's rate: the same noise through the library."""
+    from tutorial_lib.denoisers import NetworkDenoiser
+    from tutorial_lib.likelihood import continuous_loss, learned_schedule
+
+    batch = RECIPES["digits-likelihood"]().batch(0)
+    torch.manual_seed(0)
+    network = recipes.digit_network()
+    torch.nn.init.normal_(network.leave.weight, std=0.1)
+    low, high = recipes.DIGIT_LOG_SNR
+    straight = learned_schedule(torch.zeros(1), high, low)
+    t = straight.time_at(vp_cosine().log_snr(batch["t"]))
+    denoiser = NetworkDenoiser(network.requires_grad_(False), "v", straight)
+    rate = continuous_loss(denoiser, straight, batch["z_0"], t, lambda like: batch["noise"])
+    torch.testing.assert_close(velocity_loss(network, batch) * 64 * (high - low) / 4, rate, rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("ratio", "sign"), [(0.5, -1), (1.0, 0), (2.0, 1)])

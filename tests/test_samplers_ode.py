@@ -12,8 +12,8 @@ from test_schedules import BUILT, ends_in_pure_noise, every_schedule
 
 from tutorial_lib.denoisers import count_calls, from_z_0
 from tutorial_lib.noise import standard_normal
-from tutorial_lib.oracles import GaussianMixture, convergence_order, denoiser_for
-from tutorial_lib.samplers import State, ddim, invert, last, probability_flow, reverse_sde, trajectory
+from tutorial_lib.oracles import Gaussian, GaussianMixture, affine_law, convergence_order, denoiser_for
+from tutorial_lib.samplers import State, ddim, heun, invert, last, probability_flow, reverse_sde, trajectory
 from tutorial_lib.schedules import Schedule, karras_times, uniform_times
 from tutorial_lib.steps import ddim_step
 
@@ -159,6 +159,79 @@ def test_heun_on_edms_grid_is_edms_sampler():
         probability_flow(lambda z, t: torch.tanh(z / (1 + 80 * t)), schedule, start, karras_times(schedule, n))
     )
     torch.testing.assert_close(found, z, rtol=1e-8, atol=1e-8)
+
+
+def edm_by_the_paper(z, levels, draws, churn, low, high, amount, second_sigma=None):
+    """Algorithm 2 of arXiv 2206.00364 in its own time sigma; draws() is the noise of a step that churns."""
+    for now, later in zip(levels[:-1], levels[1:], strict=True):
+        gamma = min(churn / (len(levels) - 1), math.sqrt(2) - 1) if low <= now <= high else 0.0
+        raised = now + gamma * now
+        if gamma:
+            z = z + math.sqrt(raised**2 - now**2) * amount * draws()
+        slope = (z - torch.tanh(z / (1 + raised))) / raised
+        guess = z + (later - raised) * slope
+        if later > 0:
+            late = (guess - torch.tanh(guess / (1 + later))) / (second_sigma or (lambda now, later: later))(now, later)
+            guess = z + (later - raised) * (slope + late) / 2
+        z = guess
+    return z
+
+
+@pytest.mark.parametrize("churn", [0.0, 3.0, 40.0])
+def test_heun_with_churn_is_edms_stochastic_sampler(churn):
+    """Their grid from 80 and their window; a start at 40 leaves room for churn at the first step."""
+    schedule, n = BUILT["edm"], 12
+    levels = [(40 ** (1 / 7) + i / (n - 1) * (0.002 ** (1 / 7) - 40 ** (1 / 7))) ** 7 for i in range(n)] + [0.0]
+    times = torch.tensor(levels, dtype=torch.float64) / 80
+    start = 40 * standard_normal(0)(torch.empty(2, 3, 4, dtype=torch.float64))
+    noise, window = standard_normal(1), (0.05, 50.0)
+    expected = edm_by_the_paper(start, levels, lambda: noise(start), churn, *window, 1.003)
+
+    def found(**options):
+        options = {"s_churn": churn, "s_min": 0.05, "s_max": 50.0, "s_noise": 1.003, **options}
+        denoiser = count_calls(lambda z, t: torch.tanh(z / (1 + 80 * t)))
+        sample = last(heun(denoiser, schedule, start, times, noise=standard_normal(1), **options))
+        assert denoiser.calls == 2 * n - 1
+        return sample
+
+    torch.testing.assert_close(found(), expected, rtol=1e-8, atol=1e-8)
+    for other in ({"s_churn": churn / 20}, {"s_noise": 1.1}, {"s_min": 1.0}, {"s_max": 1.0}):
+        assert torch.allclose(found(**other), expected, rtol=1e-6) == (churn == 0)
+    noise = standard_normal(1)
+    mutant = edm_by_the_paper(start, levels, lambda: noise(start), churn, *window, 1.003, lambda now, later: now)
+    assert not torch.allclose(found(), mutant, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["vp_linear", "sub_vp", "flow", "edm"])
+def test_churn_keeps_the_law(name):
+    """Noise that is added and taken away again: with fine steps the variance is that of the data at the last time."""
+    schedule, prior = BUILT[name], Gaussian(torch.tensor([0.4]).double(), torch.tensor([[0.25]]).double())
+    times = karras_times(schedule, 300, t_max=0.9)
+    times = times[times > 0.1]
+
+    def run(noise):
+        alpha, sigma = schedule.alpha(times[0]), schedule.sigma(times[0])
+        z = alpha * 0.4 + (0.25 * alpha**2 + sigma**2).sqrt() * noise(torch.empty(1, 1, dtype=torch.float64))
+        return last(heun(denoiser_for(prior, schedule), schedule, z, times, s_churn=30.0, noise=noise))
+
+    mean, covariance = affine_law(run, 1)
+    alpha, sigma = schedule.alpha(times[-1]), schedule.sigma(times[-1])
+    assert mean.item() == pytest.approx(0.4 * alpha.item(), abs=1e-3)
+    assert covariance.item() == pytest.approx((0.25 * alpha**2 + sigma**2).item(), rel=5e-3)
+
+
+def test_churn_stops_at_pure_noise_and_never_draws_there():
+    drawn = []
+
+    def noise(like):
+        drawn.append(like)
+        return torch.zeros_like(like)
+
+    for name in ("vp_linear", "vp_cosine", "edm"):
+        drawn.clear()
+        states = heun(lambda z, t: z / 2, BUILT[name], torch.ones(1, 2), uniform_times(4), s_churn=4.0, noise=noise)
+        assert last(states).isfinite().all()
+        assert len(drawn) == 3  # four steps, the first from t = 1, which has no noisier time
 
 
 # Bugs that public code has had.

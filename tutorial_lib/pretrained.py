@@ -23,6 +23,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "photo-regression-x4": RegressionNetwork,
     "photo-residual-x4": lambda: residual_network(),
     "faces-unconditional-32": lambda: face_network(),
+    "faces-distilled-32": lambda: face_network(),
+    "digits-likelihood": lambda: digit_network(),
 }
 
 
@@ -34,6 +36,11 @@ def residual_network() -> UNet:
 def face_network() -> UNet:
     """The denoising U-Net of the 32 x 32 faces: it works on a 16 x 16 grid of 12 channels and sees the whole face."""
     return UNet(in_channels=3, out_channels=3, channels=(96, 160), blocks=2, fold=2)
+
+
+def digit_network() -> UNet:
+    """The denoising U-Net of the 8 x 8 digits: it works on the 8 x 8 grid and on a 4 x 4 one below."""
+    return UNet(in_channels=1, out_channels=1, channels=(32, 64), blocks=2, embedding=64)
 
 
 def weights_path(name: str) -> Path:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +15,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from .denoisers import NetworkDenoiser
+from .distillation import pseudo_huber, solved_paths, trainable
 from .images import crop_to_multiple, resize, to_uint8
+from .likelihood import dequantise, uniform
 from .networks.regression import RegressionNetwork, condition
-from .pretrained import face_network, residual_network
-from .schedules import vp_cosine
+from .networks.unet import UNet
+from .noise import standard_normal
+from .pretrained import digit_network, face_network, residual_network
+from .schedules import log_snr_times, vp_cosine
 from .steps import forward_step
 
 
@@ -248,8 +253,131 @@ def faces_unconditional_32(steps: int = 18_000, batch_size: int = 64, seed: int 
     )
 
 
+DIGIT_LOG_SNR = (-8.0, 12.0)  # of its training: from almost pure noise to noise of a 47th of a grey level
+
+
+@lru_cache(maxsize=1)
+def split_digits() -> tuple[Tensor, Tensor]:
+    """(1437, 1, 8, 8) digits to train on and (360, 1, 8, 8) held out, in [0, 1]: every fifth, from the first on.
+
+    The scans come in runs by the same writers, so both parts hold the same hands.
+    """
+    from .data import digits
+
+    images, _ = digits()
+    held_out = torch.arange(len(images)) % 5 == 0
+    return images[~held_out], images[held_out]
+
+
+def digit_batch(step: int, batch_size: int, seed: int) -> dict[str, Tensor]:
+    """Dequantised training digits with times and noise; log_snr is uniform (stratified) over `DIGIT_LOG_SNR`.
+
+    The weight 2 alpha^2 makes the loss of v a constant times the ELBO's integrand per unit of log_snr, SNR
+    |z_0 - z_0_hat|^2 / 2: in variance-preserving schedules z_0 is off by sigma times what v is off.
+    """
+    generator = step_generator(seed, step)
+    images, _ = split_digits()
+    chosen = images[torch.randint(len(images), (batch_size,), generator=generator)]
+    z_0 = dequantise(chosen, 17, uniform(standard_normal(generator)))
+    u = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
+    low, high = DIGIT_LOG_SNR
+    log_snr = low + (high - low) * u.double()
+    weight = (2 * log_snr.sigmoid()).float().view(-1, 1, 1, 1)
+    noise = torch.randn(z_0.shape, generator=generator)
+    return {"z_0": z_0, "t": vp_cosine().time_at(log_snr), "weight": weight, "noise": noise}
+
+
+def digits_likelihood(steps: int = 6_000, batch_size: int = 128, seed: int = 0) -> Recipe:
+    """Diffusion of 8 x 8 digits trained on its ELBO, so that it says how probable a digit is."""
+    return Recipe(
+        name="digits-likelihood",
+        network=digit_network,
+        batch=lambda step: digit_batch(step, batch_size, seed),
+        loss=velocity_loss,
+        steps=steps,
+        batch_size=batch_size,
+        peak_lr=2e-3,
+        warmup=100,
+        ema_halflife=300.0,
+        weight_decay=0.1,
+        precision="no",
+        seed=seed,
+        data="1,437 of the 1,797 digits of tutorial_lib.data.digits, dequantised; every fifth, from the first on, held out",
+        description=f"v-prediction weighted as the ELBO (maximum likelihood), {batch_size} digits a step, log-SNR uniform",
+    )
+
+
+PATHS = 512  # solved flows in a block
+POOL = 4  # blocks that a training step chooses from
+BLOCK = 256  # steps until the oldest block makes way for a new one
+FLOW_STEPS = 16
+
+
+@lru_cache(maxsize=POOL)
+def face_paths(block: int, seed: int) -> Tensor:
+    """A block of solved flows of faces-unconditional-32 from fresh noise, float16: (PATHS, FLOW_STEPS + 1, 3, 32, 32)."""
+    from .pretrained import load_pretrained
+
+    teacher = NetworkDenoiser(load_pretrained("faces-unconditional-32"))
+    generator = step_generator(seed, -1 - block)  # no training step has a negative number
+    starts = torch.randn(PATHS, 3, 32, 32, generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = [solved_paths(teacher, vp_cosine(), z, flow_times()).half() for z in starts.split(64)]
+    return torch.cat(parts)
+
+
+def flow_times() -> Tensor:
+    """The grid of the solved flows: even in log-SNR, so dense near pure noise, where coarse grids lose most, and near t = 0."""
+    return log_snr_times(vp_cosine(), FLOW_STEPS, t_min=0.02)
+
+
+def path_batch(step: int, batch_size: int, seed: int) -> dict[str, Tensor]:
+    """Points z at times t on solved flows, and the flows' ends z_0: a quarter of the points is pure noise, few are clean."""
+    generator = step_generator(seed, step)
+    first = step // BLOCK
+    chosen = torch.randint(POOL * PATHS, (batch_size,), generator=generator)
+    u = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
+    index = (FLOW_STEPS * u**2).long().clamp(max=FLOW_STEPS - 1)
+    paths = torch.stack([face_paths(first + i // PATHS, seed)[i % PATHS] for i in chosen.tolist()])
+    here = paths[torch.arange(batch_size), index]
+    return {"z": here.float(), "t": flow_times()[index].float(), "z_0": paths[:, -1].float()}
+
+
+def path_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Pseudo-Huber distance between the student's answer at a point of a flow and that flow's end, (B,)."""
+    answer = trainable(network, vp_cosine())(batch["z"], batch["t"].double())
+    return pseudo_huber(answer - batch["z_0"])
+
+
+def copied_face_network() -> UNet:
+    """A network that starts as faces-unconditional-32: one answer of a denoiser is a first, blurred guess at the flow's end."""
+    from .pretrained import load_pretrained
+
+    return copy.deepcopy(load_pretrained("faces-unconditional-32")).train().requires_grad_(True)
+
+
+def faces_distilled_32(steps: int = 9_000, batch_size: int = 32, seed: int = 0) -> Recipe:
+    """A student that answers at once where the flow of faces-unconditional-32 ends, from any point of it."""
+    return Recipe(
+        name="faces-distilled-32",
+        network=copied_face_network,
+        batch=lambda step: path_batch(step, batch_size, seed),
+        loss=path_loss,
+        steps=steps,
+        batch_size=batch_size,
+        peak_lr=5e-4,
+        warmup=200,
+        ema_halflife=300.0,
+        seed=seed,
+        data="none: its own noise, and the flow of faces-unconditional-32 solved from it",
+        description=f"ends of flows ({FLOW_STEPS} steps of DPM-Solver++(2M)), {batch_size} of their points a step",
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "photo-regression-x4": photo_regression_x4,
     "photo-residual-x4": photo_residual_x4,
     "faces-unconditional-32": faces_unconditional_32,
+    "faces-distilled-32": faces_distilled_32,
+    "digits-likelihood": digits_likelihood,
 }

@@ -22,7 +22,7 @@
 #
 # **Prerequisites:** Python, and PyTorch or NumPy arrays. No diffusion, no statistics beyond mean and variance.
 #
-# **Reading time:** 15 minutes. Running time: about 10 s on two CPU cores; no download, no GPU.
+# **Reading time:** 15 minutes. Running time: about 20 s on two CPU cores; no download, no GPU.
 #
 # **Survey:** this course follows Moser et al., *Diffusion Models, Image Super-Resolution And Everything: A Survey*
 # (arXiv 2401.00736). This page goes with its introduction.
@@ -367,7 +367,7 @@ widgets.frames(
 # %% [markdown]
 # ## How the course is laid out
 #
-# Six chapters exist now; the others are planned.
+# Eight chapters exist now; the others are planned.
 #
 # | chapter | you learn to | status |
 # |---|---|---|
@@ -378,7 +378,8 @@ widgets.frames(
 # | [04 DDPM](04_ddpm.ipynb) | derive a diffusion model, train one, and choose its variances | ready |
 # | [05 Score-based models](05_score_based_models.ipynb) | learn a score by denoising, and sample with Langevin dynamics | ready |
 # | [06 SDEs](06_sdes.ipynb) | see both as one differential equation, reverse it, and invert a face | ready |
-# | 07–08 | efficient sampling, likelihood | planned |
+# | [07 Efficient sampling](07_efficient_sampling.ipynb) | get the same pictures for fewer network calls, and choose a sampler by evidence | ready |
+# | [08 Likelihood](08_likelihood.ipynb) | say how probable a model makes an image, and why that is not how good it looks | ready |
 # | 09–12 | SR3, conditioning and guidance, state domains, corruption spaces | planned |
 # | 13–15 | zero-shot methods: projection, decomposition, posterior | planned |
 # | 16–20 | colour shift, architectures, applications, comparability, frontiers | planned |
