@@ -12,7 +12,11 @@ from tutorial_lib import pretrained
 from tutorial_lib.files import sha256
 from tutorial_lib.pretrained import MODEL_CARDS, NETWORKS, load_pretrained, weights_path
 
-LIMITS = {"photo-regression-x4": 2_000_000, "photo-residual-x4": 4_000_000}  # parameters
+LIMITS = {
+    "photo-regression-x4": 2_000_000,
+    "photo-residual-x4": 4_000_000,
+    "faces-unconditional-32": 2_500_000,
+}  # parameters
 
 
 @pytest.mark.parametrize("name", NETWORKS)
