@@ -1,6 +1,6 @@
 """What we claim about the unconditional faces: how near their law is to the data's, and that none is a copy.
 
-    python benchmarks/faces.py                        4,096 samples, 25 Heun steps (about ten minutes on two cores)
+    python benchmarks/faces.py                        4,096 samples, 25 Heun steps (about five minutes on two cores)
     python benchmarks/faces.py --steps 10 25 50       several numbers of steps
     python benchmarks/faces.py --cards                also writes the last row into the model's card
 

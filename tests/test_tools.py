@@ -127,6 +127,10 @@ def test_two_executions_give_the_same_bytes_and_the_twin_check_sees_edits(projec
         assert "differs from" in notebook_files.twin_problem(
             source
         ) or "cells, its source" in notebook_files.twin_problem(source)
+    source.write_text(CHAPTER.replace("NN", "5").replace("\n# %%\nimport", "\n\n# %%\nimport"))
+    assert "other blank lines" in notebook_files.twin_problem(source)
+    execute_notebooks.build(source)
+    assert notebook_files.twin_problem(source) is None
 
 
 def test_a_cell_over_its_time_fails_with_its_name(tmp_path):

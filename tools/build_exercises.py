@@ -43,7 +43,7 @@ def exercises_of(source: Path) -> NotebookNode:
             cell.source = stub(cell.source) if cell.cell_type == "code" else learners_text(cell.source)
         except ValueError as error:
             raise ValueError(f"{source.relative_to(ROOT)}: {error}") from error
-        cell.metadata.pop("tags", None)
+        cell.metadata.clear()
     notebook.metadata.pop("jupytext", None)
     return notebook
 

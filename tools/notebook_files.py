@@ -18,6 +18,9 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+# The blank lines around a cell are kept so that the notebook gives back its source to the letter: JupyterLab refuses to
+# open a notebook that is newer than its source and says something else.
+KEPT = ("tags", "lines_to_next_cell", "lines_to_end_of_cell_marker")
 
 
 def sources(folder: str, numbers: list[str] | None = None) -> list[Path]:
@@ -38,8 +41,7 @@ def read_source(source: Path) -> NotebookNode:
     for cell in notebook.cells:
         seen[cell.source] = seen.get(cell.source, -1) + 1
         cell.id = hashlib.sha256(f"{source.stem}\0{seen[cell.source]}\0{cell.source}".encode()).hexdigest()[:12]
-        tags = cell.metadata.get("tags")
-        cell.metadata = NotebookNode({"tags": tags} if tags else {})
+        cell.metadata = NotebookNode({name: cell.metadata[name] for name in KEPT if cell.metadata.get(name)})
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
@@ -65,6 +67,9 @@ def twin_problem(source: Path) -> str | None:
             return f"{name}: cell {index} differs from {source.relative_to(ROOT)}: run `make notebooks`"
     if len(text) != len(executed):
         return f"{name} has {len(executed)} cells, its source {len(text)}: run `make notebooks`"
+    given_back = jupytext.writes(nbformat.read(path, as_version=4), "py:percent")
+    if given_back[given_back.index("# %%") :] != (whole := source.read_text())[whole.index("# %%") :]:
+        return f"{name} gives back {source.relative_to(ROOT)} with other blank lines: run `make notebooks`"
     return None
 
 

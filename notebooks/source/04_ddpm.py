@@ -28,7 +28,7 @@
 # [chapter 01](01_super_resolution_basics.ipynb), the distances between sets of images in [chapter 02](02_image_quality.ipynb).
 #
 # **Reading time**: 75 minutes, with the exercises three hours.
-# **Running time: about 170 s** on two processor cores.
+# **Running time: about 40 s** on two processor cores.
 #
 # **In the survey** (Moser et al., arXiv 2401.00736): the section on diffusion basics, DDPMs.
 # Not here: scores (chapter 05), continuous time (chapter 06), fast samplers (chapter 07), conditioning on an LR image (chapter 09).
@@ -875,7 +875,7 @@ plots.image_grid(
 )
 
 # %% [markdown]
-# Look down the columns. DDIM adds no noise, so the same start leads to the same person in any number of steps (at ten, a pair of glasses may still come or go); DDPM draws new noise on the way and meets somebody else.
+# Look down the columns. DDIM adds no noise, so the same start leads to the same person in any number of steps (at ten, a pair of glasses may still come or go, and a background change its colour); DDPM draws new noise on the way and meets somebody else.
 #
 # How good is that? Three questions, three cells. **How far from real faces?** We compare the patches of 24 generated faces with those of 500 fresh real ones (sliced Wasserstein distance, chapter 02). A distance alone says nothing, so
 # the yardstick is what 24 *real* faces get, over ten draws.

@@ -27,7 +27,7 @@
 # *Not covered:* continuous time (chapter 06) and fast samplers (chapter 07).
 #
 # **Prerequisites:** [chapter 00](00_start_here.ipynb), gradients, Gaussian densities, a little PyTorch. Chapter 04 helps but is not needed.
-# Reading time: 70 minutes. Running time: about 90 s on two cores.
+# Reading time: 70 minutes. Running time: about 30 s on two cores.
 # Survey section: III-B, Score-based Generative Models (arXiv:2401.00736).
 # Exercises: [exercises](../exercises/05_score_based_models.ipynb), to be done as you go; answers in [solutions](../solutions/05_score_based_models.ipynb).
 

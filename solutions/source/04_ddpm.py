@@ -14,7 +14,7 @@
 # Eight functions, from a warm-up to a small research question. Each cell asks for a few lines; run it, then run the check below it. The check draws
 # fresh inputs and answers in one line. They belong to [chapter 04](../notebooks/04_ddpm.ipynb).
 #
-# Running time: about 15 s on two processor cores.
+# Running time: about 5 s on two processor cores.
 #
 # A table `betas` is (T,), and `betas[0]` belongs to step $k = 1$, the one next to the data. $\bar\alpha_k$ is the product of the first $k$ factors $1 - \beta$.
 # `noise` is a source: `noise(like)` draws $N(0, 1)$ numbers shaped like `like`. States are in state units, tables in float64.

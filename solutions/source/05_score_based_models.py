@@ -14,7 +14,7 @@
 # Eight exercises for [chapter 05](../notebooks/05_score_based_models.ipynb), from warm-up to research. Write your code where
 # the cell says so, run the cell, then run `check`: it draws fresh inputs and answers in one line.
 #
-# Running time: about 10 s.
+# Running time: about 5 s.
 
 # %%
 import math
