@@ -203,7 +203,7 @@ def export(recipe: Recipe, state: str | Path, folder: str | Path) -> Path:
         "command": f"python -m tutorial_lib train {recipe.name}",
         "steps": int(metadata["step"]),
         "seconds": round(float(metadata["seconds"])),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, {recipe.precision}",
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, {'float32' if recipe.precision == 'no' else recipe.precision}",
         "parameters": sum(p.numel() for p in weights.values()),
         "licence": "CC BY 4.0",
         "sha256": sha256(path),

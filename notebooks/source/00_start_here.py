@@ -22,7 +22,7 @@
 #
 # **Prerequisites:** Python, and PyTorch or NumPy arrays. No diffusion, no statistics beyond mean and variance.
 #
-# **Reading time:** 15 minutes. Running time: about 20 s on two CPU cores; no download, no GPU.
+# **Reading time:** 15 minutes. Running time: about 10 s on two CPU cores; no download, no GPU.
 #
 # **Survey:** this course follows Moser et al., *Diffusion Models, Image Super-Resolution And Everything: A Survey*
 # (arXiv 2401.00736). This page goes with its introduction.

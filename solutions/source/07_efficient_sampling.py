@@ -105,7 +105,7 @@ def heun_step(denoiser, y, rho, rho_next):
 assert check("07.3", heun_step)
 
 # %% [markdown]
-# Measure its order with `convergence_order`: on a mixture of your choice, from $\rho = 5$ to 0.1, on an uneven grid. The referee may be the library's `heun` with very many steps.
+# Measure its order with `convergence_order`: on a mixture of your choice, from $\rho = 5$ to 0.1. For a `GaussianMixture` called `prior` the denoiser in these variables is `lambda y, rho: prior.denoise(y, 1.0, rho)`. The levels of exercise 07.2, without the 0, are an uneven grid; the referee is your own walk with 2,000 steps.
 
 # %% tags=["solution", "nbval-check-output"]
 prior = GaussianMixture(torch.tensor([0.4, 0.6]), torch.tensor([[-1.0], [0.7]]).double(), 0.05 * torch.ones(2, 1, 1))
@@ -165,7 +165,7 @@ plots.curves(
 # %% [markdown]
 # ## Exercise 07.5: The best variance of a step
 #
-# Return the variance with which a step from $t$ to $s$ should draw its noise (a number), given $\gamma$ = `gamma`, the mean square of $\hat\epsilon$ at $t$. All arguments are numbers.
+# Return the variance with which a step from $t$ to $s$ should draw its noise (a number), given $\bar\gamma$ = `gamma`, the mean square of $\hat\epsilon$ at $t$ per dimension. All arguments are numbers.
 
 
 # %%
@@ -182,7 +182,7 @@ def best_variance(alpha_t, sigma_t, alpha_s, sigma_s, gamma):
 assert check("07.5", best_variance)
 
 # %% [markdown]
-# Its two ends are old friends. For data of variance 1 on a variance-preserving schedule, $\gamma = \sigma_t^2$ (why?): which of DDPM's variances comes out? And which for data that are a single point?
+# Its two ends are old friends. For data of variance 1 on a variance-preserving schedule, $\bar\gamma = \sigma_t^2$ (why?): which of DDPM's variances comes out? And which for data that are a single point?
 
 # %% tags=["solution", "nbval-check-output"]
 t, s = 0.5, 0.4
@@ -193,7 +193,7 @@ print(f"data of variance 1: {best_variance(*levels, levels[1] ** 2):.6f}, beta {
 print(f"a single point:     {best_variance(*levels, 1.0):.6f}, beta-tilde {beta_tilde:.6f}")
 
 # %% [markdown] tags=["solution"]
-# $N(0, 1)$ data stay $N(0, 1)$ at every time, so $\hat\epsilon = \sigma_t z$ and its mean square is $\sigma_t^2$. A single point leaves no doubt: the denoiser knows $\epsilon$ exactly, $\gamma = 1$.
+# $N(0, 1)$ data stay $N(0, 1)$ at every time, so $\hat\epsilon = \sigma_t z$ and its mean square is $\sigma_t^2$. A single point leaves no doubt: the denoiser knows $\epsilon$ exactly, $\bar\gamma = 1$.
 
 # %% [markdown]
 # ## Exercise 07.6: The target of progressive distillation
@@ -309,7 +309,7 @@ def cheapest_path(cost, n):
 assert check("07.8", cheapest_path)
 
 # %% [markdown]
-# Now use it for a question without a known answer. On a mixture of your choice, search a schedule of six steps for DDIM, as the chapter does. Is it also a good schedule for ++2M? And for Heun, at the same number of calls?
+# Now use it for a question without a known answer. On a mixture of your choice, search a schedule of seven steps for DDIM, as the chapter does. Is it also a good schedule for ++2M? And is one of four steps good for Heun (seven calls, since the last step costs one)?
 
 # %% tags=["solution", "nbval-check-output"]
 denoiser = denoiser_for(prior, vp)

@@ -439,7 +439,7 @@ CHAPTER = [
     ),
     Exercise(
         "08.8",
-        "the schedule with the least variance",
+        "a schedule with nearly the least variance",
         _walk,
         [
             Mistake(
