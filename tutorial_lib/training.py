@@ -196,6 +196,7 @@ def export(recipe: Recipe, state: str | Path, folder: str | Path) -> Path:
     weights = {name: p.half().contiguous() for name, p in recipe.shipped(network).state_dict().items()}
     path = Path(folder) / f"{recipe.name}.safetensors"
     write_atomically(path, lambda temporary: save_file(weights, temporary))
+    precision = "float32" if recipe.precision == "no" else recipe.precision
     card = {
         "name": recipe.name,
         "data": recipe.data,
@@ -203,7 +204,7 @@ def export(recipe: Recipe, state: str | Path, folder: str | Path) -> Path:
         "command": f"python -m tutorial_lib train {recipe.name}",
         "steps": int(metadata["step"]),
         "seconds": round(float(metadata["seconds"])),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, {'float32' if recipe.precision == 'no' else recipe.precision}",
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, {precision}",
         "parameters": sum(p.numel() for p in weights.values()),
         "licence": "CC BY 4.0",
         "sha256": sha256(path),
