@@ -1175,7 +1175,7 @@ plots.strip(
 )
 
 # %% [markdown]
-# On the toy the search, without any hint, spends its steps where the paths bend, and beats the grids tried by far. On faces it finds by itself what we had to try: its grid is even in $t$ between 0.6 and 0.2, with one long first step, and no better. (The candidates were even in $t$; candidates even in $\lambda$ lead to almost the same grid.) It is optimal only for the cost that it was given, errors of single steps that simply add; in truth they are carried on by the flow, grow and cancel. Watson et al.
+# On the toy the search, without any hint, spends its steps where the paths bend, and beats the grids tried by far. On faces it finds by itself what we had to try: its grid is even in $t$ between 0.6 and 0.2, with one long first step, and no better. (The candidates were even in $t$.) It is optimal only for the cost that it was given, errors of single steps that simply add; in truth they are carried on by the flow, grow and cancel. Watson et al.
 # choose costs that add exactly, the terms of the ELBO. Their schedules are the best for the likelihood, which is not the same as the best for pictures (chapter 08).
 #
 # ## 12. Choose

@@ -848,7 +848,7 @@ widgets.frames(
 )
 
 # %% [markdown]
-# Three things to try. Raise the number of bumps: all bills fall, slowly. With 12 bumps the samples cannot tell the weightings apart; with 60 the better bill also draws the better samples, on average over the placements. (At 32 the order still wavers: over the same eight placements $W_1$ is 0.082, 0.077 and 0.075.) So whether the two agree depends on the capacity, and section 9 has models on which they cannot
+# Three things to try. Raise the number of bumps: all bills fall, slowly. With 12 bumps the samples cannot tell the weightings apart; with 60 the better bill also draws the better samples, on average over the placements. So whether the two agree depends on the capacity, and section 9 has models on which they cannot
 # agree. Change the seed: a single $W_1$ jumps about, which is why the table averages over eight. And look at P2: it
 # spends almost nothing above $\lambda = 3$, so nobody checks the model there, and its bill shows it. (P2 is meant for large networks that get the fine levels right in passing; its authors report better FID on faces.)
 #
