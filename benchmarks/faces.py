@@ -27,7 +27,7 @@ from tutorial_lib.images import to_uint8
 from tutorial_lib.metrics import sliced_wasserstein
 from tutorial_lib.noise import standard_normal
 from tutorial_lib.pretrained import MODEL_CARDS, load_pretrained, weights_path
-from tutorial_lib.recipes import FACES, training_faces
+from tutorial_lib.recipes.faces import FACES, training_faces
 from tutorial_lib.samplers import dpm_solver_pp_2m, last
 from tutorial_lib.schedules import log_snr_times, vp_cosine
 

@@ -35,7 +35,7 @@ from tutorial_lib.likelihood import (
 )
 from tutorial_lib.noise import standard_normal
 from tutorial_lib.pretrained import MODEL_CARDS, load_pretrained, weights_path
-from tutorial_lib.recipes import DIGIT_LOG_SNR, split_digits
+from tutorial_lib.recipes.digits import DIGIT_LOG_SNR, split_digits
 from tutorial_lib.schedules import uniform_times
 from tutorial_lib.score_matching import rademacher
 from tutorial_lib.widgets import bootstrap_interval

@@ -42,7 +42,7 @@ def ratio(ours: Callable[[], object], theirs: Callable[[], object], pairs: int =
     return statistics.median(found), found[0], found[-1]
 
 
-def loops(calls: int = STEPS) -> None:
+def loops(calls: int = STEPS["residual-diffusion"]) -> None:
     """Our sampler loop against the bare network calls, and against the loop of diffusers' scheduler, with one network."""
     from diffusers import DDIMScheduler
 

@@ -18,6 +18,15 @@ LIMITS = {
     "faces-unconditional-32": 2_500_000,
     "faces-distilled-32": 2_500_000,
     "digits-likelihood": 1_000_000,
+    "photo-sparse-x4": 300_000,
+    "photo-gan-x4": 2_000_000,
+    "photo-flow-x4": 1_500_000,
+    "photo-sr3-x4": 2_000_000,
+    "photo-sr3-x2": 2_000_000,
+    "faces-regression-x4": 1_000_000,
+    "faces-gan-x4": 1_000_000,
+    "faces-flow-x4": 1_500_000,
+    "faces-sr3-x4": 1_500_000,
 }  # parameters
 
 

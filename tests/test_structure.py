@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "tutorial_lib"
 FLOORS = (
     ("checks", "files", "noise", "image_files", "images", "schedules", "linear_operator", "operators"),
     ("steps", "denoisers", "oracles", "degradations", "metrics", "data"),
-    ("samplers", "likelihood", "score_matching", "domains", "networks"),
+    ("samplers", "likelihood", "score_matching", "domains", "networks", "sparse", "sr3", "calibration"),
     ("training", "recipes", "pretrained", "distillation"),
     ("super_resolution",),
     ("figures", "plots", "widgets", "exercises", "cli", "doctor", "__main__"),

@@ -6,9 +6,21 @@ import pytest
 import torch
 from torch import Generator
 
+from tutorial_lib.data import faces
 from tutorial_lib.images import resize
 from tutorial_lib.metrics import lr_consistency
-from tutorial_lib.super_resolution import METHODS, in_tiles, super_resolve
+from tutorial_lib.pretrained import SPREADS, load_pretrained
+from tutorial_lib.schedules import shifted_cosine
+from tutorial_lib.super_resolution import (
+    ETA,
+    FACE_METHODS,
+    METHODS,
+    face_super_resolve,
+    in_tiles,
+    one_source_per_image,
+    sr3_times,
+    super_resolve,
+)
 
 LEARNED = [m for m in METHODS if m != "bicubic"]
 
@@ -59,8 +71,6 @@ def test_tiles_agree_with_the_whole(method):
 
 def test_tiles_without_a_margin_disagree():
     """Mutant: the comparison above must see a seam."""
-    from tutorial_lib.pretrained import load_pretrained
-
     lr = smooth(40, 72)
     network = load_pretrained("photo-regression-x4")
     with torch.inference_mode():
@@ -104,3 +114,53 @@ def test_bad_input_is_named():
         super_resolve(lr, steps=0)
     with pytest.raises(ValueError, match="tile must be a positive multiple of 4"):
         super_resolve(lr, tile=6)
+
+
+@pytest.mark.parametrize("method", FACE_METHODS)
+def test_faces_come_out_four_times_larger_and_independent_of_their_batch_mates(method):
+    hr = faces(3, 32, seed=77).images
+    lr = resize(hr, 1 / 4).clamp(0, 1)
+    together = face_super_resolve(lr, method=method, seed=4, steps=3)
+    assert together.shape == hr.shape and together.min() >= 0 and together.max() <= 1
+    for i in range(3):
+        alone = face_super_resolve(lr[i : i + 1], method=method, seed=4 + i, steps=3)
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-4, rtol=0)
+
+
+def test_learned_methods_beat_bicubic_on_faces_that_nobody_trained_on():
+    hr = faces(32, 32, seed=77).images
+    lr = resize(hr, 1 / 4).clamp(0, 1)
+    errors = {
+        m: (face_super_resolve(lr, method=m) - hr).square().mean().item() for m in ("bicubic", "regression", "sr3")
+    }
+    assert errors["regression"] < errors["sr3"] < errors["bicubic"]
+
+
+def test_sr3_is_told_the_enlarged_image_and_the_noise_level():
+    """Its steps, typed again around the bare network, which answers eps."""
+    lr = smooth(9, 14)
+    source = one_source_per_image(3, 1)
+    schedule = shifted_cosine(SPREADS["photo-sr3-x4"])
+    network = load_pretrained("photo-sr3-x4")
+    cond = 2 * resize(lr, 4) - 1
+    times = sr3_times(4)
+    z = source(cond)
+    with torch.inference_mode():
+        for t, s in zip(times[:-1], times[1:], strict=True):
+            alpha, sigma, alpha_s, sigma_s = (f(u).item() for u in (t, s) for f in (schedule.alpha, schedule.sigma))
+            eps = network(z, schedule.log_snr(t).clamp(-20, 20).float().view(1) / 8, cond)
+            beta = 1 - (alpha / alpha_s) ** 2
+            fresh = beta**0.5 * sigma_s / sigma * ETA["sr3"]
+            z = (z - sigma * eps) / alpha * alpha_s + max(sigma_s**2 - fresh**2, 0) ** 0.5 * eps
+            z = z + fresh * source(cond) if s > 0 else z
+    expected = ((z + 1) / 2).clamp(0, 1)
+    torch.testing.assert_close(super_resolve(lr, method="sr3", seed=3, steps=4), expected, atol=2e-4, rtol=0)
+
+
+def test_bad_faces_are_named():
+    with pytest.raises(ValueError, match="lr must hold faces of 8 x 8 pixels"):
+        face_super_resolve(picture(1, 3, 9, 8))
+    with pytest.raises(ValueError, match="did you mean 'regression'"):
+        face_super_resolve(picture(1, 3, 8, 8), method="regresion")
+    with pytest.raises(ValueError, match="steps must be a whole number"):
+        face_super_resolve(picture(1, 3, 8, 8), steps=True)

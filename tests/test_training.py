@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tutorial_lib.recipes import Recipe, step_generator
+from tutorial_lib.recipes.base import Recipe, step_generator
 from tutorial_lib.training import ema_weight, export, fit, learning_rate, load_state
 
 TRUTH = torch.tensor([[1.0, -2.0, 0.5]])
@@ -208,3 +208,19 @@ def test_load_state_returns_the_step(tmp_path):
     optimizer = torch.optim.AdamW(network.parameters())
     assert load_state(tmp_path / "state.safetensors", "linear", network, optimizer, average)[0] == 1
     assert len(optimizer.state_dict()["state"]) == 4
+
+
+def test_the_loss_curve_survives_a_stop_and_reaches_the_card(tmp_path, monkeypatch):
+    """Means of stretches of the losses that on_step saw, the same whether or not the run was cut in the middle of one."""
+    monkeypatch.setattr("tutorial_lib.training.STRETCH", 4)
+    seen = []
+    whole = fit(dataclasses.replace(LINEAR, steps=11), progress=False, on_step=lambda step, value: seen.append(value))
+    assert whole.curve == pytest.approx([sum(seen[:4]) / 4, sum(seen[4:8]) / 4])
+    first = fit(dataclasses.replace(LINEAR, steps=11), tmp_path, until=6, progress=False)
+    assert first.step == 6 and len(first.curve) == 1
+    second = fit(dataclasses.replace(LINEAR, steps=11), tmp_path, resume=True, progress=False)
+    assert second.step == 11 and second.curve == pytest.approx(whole.curve)
+    card = json.loads(
+        export(dataclasses.replace(LINEAR, steps=11), second.checkpoint, tmp_path).with_suffix(".json").read_text()
+    )
+    assert card["mean loss of every 4 steps"] == pytest.approx(whole.curve, rel=1e-3)

@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 from tutorial_lib.pretrained import FOLDER
-from tutorial_lib.recipes import RECIPES
-from tutorial_lib.training import export, fit
+from tutorial_lib.recipes import DIRECT_RECIPES, RECIPES
+from tutorial_lib.training import export, fit, solve
 
 RUNS = Path(__file__).parents[1] / "runs"
 
@@ -22,9 +22,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="recipes; all by default")
     parser.add_argument("--export-only", action="store_true", help="use the checkpoint that is there")
     arguments = parser.parse_args()
-    for name in arguments.names or RECIPES:
-        if name not in RECIPES:
-            parser.error(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
+    known = RECIPES | DIRECT_RECIPES
+    for name in arguments.names or known:
+        if name not in known:
+            parser.error(f"unknown recipe {name!r}; there are {', '.join(known)}")
+        if name in DIRECT_RECIPES:  # nothing to go on from
+            print(solve(DIRECT_RECIPES[name](), FOLDER))
+            continue
         recipe = RECIPES[name]()
         if not arguments.export_only:
             fit(recipe, out=RUNS / name, resume=True)

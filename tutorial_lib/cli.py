@@ -13,8 +13,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-ONE_ANSWER = ("bicubic", "regression")  # methods whose samples are all alike
+if TYPE_CHECKING:
+    from .recipes import DirectRecipe
+
+ONE_ANSWER = ("bicubic", "sparse", "regression", "gan")  # methods whose samples are all alike
 BENCHMARK_PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower")
 
 
@@ -85,7 +89,7 @@ def build_parser() -> Parser:
     command.set_defaults(run=run_demo)
 
     command = commands.add_parser("train", help="train the weights of a recipe")
-    command.add_argument("recipe", metavar="RECIPE", help="a name in tutorial_lib.recipes.RECIPES")
+    command.add_argument("recipe", metavar="RECIPE", help="a name in tutorial_lib.recipes, such as photo-sparse-x4")
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the folder")
     command.add_argument("--out", type=Path, help="folder for the checkpoint and the weights (default: runs/RECIPE)")
     command.add_argument("--minutes", type=float, help="stop after that many minutes; --resume goes on")
@@ -292,10 +296,13 @@ def table(rows: dict[str, tuple]) -> str:
 
 def run_train(arguments: argparse.Namespace) -> int:
     from .checks import check_one_of
-    from .recipes import RECIPES
+    from .recipes import DIRECT_RECIPES, RECIPES
 
-    recipe = RECIPES[check_one_of(arguments.recipe, RECIPES, "RECIPE")]()
-    out = arguments.out or Path("runs") / recipe.name
+    name = check_one_of(arguments.recipe, RECIPES | DIRECT_RECIPES, "RECIPE")
+    out = arguments.out or Path("runs") / name
+    if name in DIRECT_RECIPES:
+        return solve_directly(DIRECT_RECIPES[name](), out, arguments.resume or arguments.minutes is not None)
+    recipe = RECIPES[name]()
     if not arguments.resume and (out / "state.safetensors").exists():
         raise ValueError(
             f"{out} already holds a training state: go on with --resume, or name another folder with --out"
@@ -310,6 +317,17 @@ def run_train(arguments: argparse.Namespace) -> int:
         return 0
     path = export(recipe, trained.checkpoint, out)
     print(f"{path}: trained for {trained.step} steps; copy it and its .json into tutorial_lib/weights to use it")
+    return 0
+
+
+def solve_directly(recipe: DirectRecipe, out: Path, in_parts: bool) -> int:
+    from .training import solve
+
+    if os.environ.get("RANK", "0") != "0":  # under torchrun one process suffices
+        return 0
+    if in_parts:
+        print(f"{recipe.name} is computed in one go: --resume and --minutes change nothing")
+    print(f"{solve(recipe, out)}: computed; copy it and its .json into tutorial_lib/weights to use it")
     return 0
 
 

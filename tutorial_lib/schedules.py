@@ -137,6 +137,23 @@ def vp_cosine(offset: float = 0.008) -> Schedule:
     return Schedule(lambda t: ((1 - t) * end).sin() / math.sin(end), sigma)
 
 
+def shifted_cosine(spread: float) -> Schedule:
+    """The cosine schedule of a residual of standard deviation `spread`, as a schedule of the whole image.
+
+    log_snr(t) = that of `vp_cosine` - 2 log(spread). An image whose LR version is known differs from it by a small residual
+    only, which drowns at noise levels at which the image itself could still be seen clearly: this is where the steps of a
+    conditional model and its training should go. Hoogeboom et al., arXiv 2301.11093, shift in the same way for image
+    size. alpha(1) = 0: predict eps from t < 1 only.
+    """
+    check_positive(spread, "spread")
+    cosine = vp_cosine()
+
+    def size(t: Tensor) -> Tensor:
+        return (cosine.alpha(t) ** 2 + (spread * cosine.sigma(t)) ** 2).sqrt()
+
+    return Schedule(lambda t: cosine.alpha(t) / size(t), lambda t: spread * cosine.sigma(t) / size(t))
+
+
 def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
     """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t for t > 0, and sigma(0) = 0.
 

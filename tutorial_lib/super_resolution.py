@@ -5,26 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Generator, Tensor
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
 
 from .checks import check_images, check_one_of, check_positive
 from .denoisers import Denoiser, NetworkDenoiser
 from .images import resize
 from .networks.regression import condition
-from .noise import standard_normal
+from .noise import Noise, standard_normal
 from .operators import Bicubic
-from .pretrained import load_pretrained
+from .pretrained import SPREADS, load_pretrained
 from .samplers import ddim, last
-from .schedules import uniform_times, vp_cosine
+from .schedules import shifted_cosine, uniform_times, vp_cosine
+from .sparse import sparse_super_resolve
+from .sr3 import augment
 
 METHODS: dict[str, str] = {
     "bicubic": "MATLAB's bicubic interpolation; any scale, nothing learned",
+    "sparse": "pairs of small patches learned as a dictionary; the best before neural networks (scale 4)",
     "regression": "one network, one answer: close to the mean of all plausible photos, so smooth (scale 4)",
+    "gan": "the regression trained on against a discriminator: sharp, one answer, may invent (scale 4)",
+    "flow": "a normalising flow draws a sample of what the regression leaves out, in one call (scale 4)",
+    "sr3": "a diffusion model of the whole photo told its bicubic enlargement (scale 4)",
+    "sr3-cascade": "the same at scale 2, run twice (scale 4)",
     "residual-diffusion": "a diffusion model adds a sample of what the regression leaves out (scale 4)",
 }
-STEPS = 20  # default network calls of residual-diffusion
-ETA = 0.7  # share of DDPM's noise in each step: less leaves hatching on smooth walls, more brings samples nearer their mean
-TILE, MARGIN = 192, 48  # LR pixels; the margin exceeds the reach of both networks
+FACE_METHODS: dict[str, str] = {
+    "bicubic": METHODS["bicubic"],
+    "regression": "one network, one answer: the mean of all plausible faces",
+    "gan": "the regression trained on against a discriminator",
+    "flow": "a normalising flow draws a sample of what the regression leaves out",
+    "sr3": "a diffusion model of the whole face told its bicubic enlargement",
+}
+STEPS = {"residual-diffusion": 20, "sr3": 20, "sr3-cascade": (10, 10)}  # default network calls
+ETA = {"residual-diffusion": 0.7, "sr3": 0.7, "sr3-cascade": 0.7}  # share of DDPM's noise in each step
+TEMPERATURE = 0.9  # of the flow
+AUGMENTATION = 0.05  # noise that the second stage of the cascade adds to the first one's answer, state units
+FIRST_TIME = 0.999  # of SR3's schedule: eps says nothing about the image where alpha is 0
+TILE, MARGIN = 192, 48  # LR pixels; the margin exceeds the reach of every network
 
 
 def super_resolve(
@@ -39,9 +57,10 @@ def super_resolve(
     """Super-resolve images: (B, 3, H, W) in [0, 1] -> (B, 3, scale H, scale W) in [0, 1], any H and W.
 
     `method` is one of METHODS. `seed` fixes the sample: image i of a batch uses seed + i, or give one seed per image; the
-    result for an image does not depend on its batch mates. `steps` is the number of network calls (residual-diffusion).
-    Images larger than `tile` LR pixels go through the networks in overlapping tiles whose margin exceeds the networks' reach,
-    and noise is drawn for the whole image, so tiles agree with the whole; tile=None never cuts.
+    result for an image does not depend on its batch mates. `steps` is the number of network calls of the diffusion methods
+    (of each stage in "sr3-cascade"). Images larger than `tile` LR pixels go through the networks in overlapping tiles
+    whose margin exceeds the networks' reach, and noise is drawn for the whole image, so tiles agree with the whole;
+    tile=None never cuts.
     Raises ValueError for an unknown method, a scale without weights, or an image that is not (B, 3, H, W).
     """
     check_images(lr, "lr", channels=3)
@@ -55,34 +74,167 @@ def super_resolve(
         )
     if tile is not None and (tile < 4 or tile % 4):
         raise ValueError(f"tile must be a positive multiple of 4 LR pixels or None, but {tile!r} came")
-    if steps is not None and (not isinstance(steps, int) or steps < 1):
-        raise ValueError(f"steps must be a whole number of at least 1, but {steps!r} came")
+    check_steps(steps)
+    x, noise = lr.float(), one_source_per_image(seed, len(lr))
     with torch.inference_mode():
-        if method == "regression":
-            network = load_pretrained("photo-regression-x4").to(lr.device)
-            return in_tiles(network, [lr.float()], tile).clamp(0, 1).to(lr.dtype)
-        return residual_diffusion(lr.float(), seed, steps or STEPS, tile, progress).to(lr.dtype)
+        if method in ("regression", "gan"):
+            sr = in_tiles(pretrained(f"photo-{method}-x4", x), [x], tile)
+        elif method == "sparse":
+            sr = sparse_super_resolve(x, pretrained("photo-sparse-x4", x))
+        elif method == "flow":
+            sr = flow_sample("photo", x, noise, tile)
+        elif method == "sr3":
+            sr = sr3_sample(
+                "photo-sr3-x4",
+                x,
+                upsampled(x, 4),
+                noise,
+                sr3_times(steps or STEPS[method]),
+                ETA[method],
+                tile,
+                progress,
+            )
+        elif method == "sr3-cascade":
+            sr = cascade(x, noise, (steps, steps) if steps else STEPS[method], tile, progress)
+        else:
+            sr = residual_diffusion(x, noise, steps or STEPS[method], tile, progress)
+        return sr.clamp(0, 1).to(lr.dtype)
 
 
-def residual_diffusion(lr: Tensor, seed: int | Sequence[int], steps: int, tile: int | None, progress: bool) -> Tensor:
+def face_super_resolve(
+    lr: Tensor, method: str = "sr3", seed: int | Sequence[int] = 0, steps: int | None = None
+) -> Tensor:
+    """The procedural faces from (B, 3, 8, 8) to (B, 3, 32, 32), both in [0, 1], by one of FACE_METHODS.
+
+    `seed` and `steps` as in `super_resolve`. The faces' networks know `data.faces` and nothing else.
+    Raises ValueError for an unknown method and for images of another size.
+    """
+    check_images(lr, "lr", channels=3)
+    check_one_of(method, FACE_METHODS, "method")
+    if lr.shape[-2:] != (8, 8):
+        raise ValueError(f"lr must hold faces of 8 x 8 pixels, (B, 3, 8, 8), but the shape {tuple(lr.shape)} came")
+    check_steps(steps)
+    x, noise = lr.float(), one_source_per_image(seed, len(lr))
+    with torch.inference_mode():
+        if method == "bicubic":
+            sr = resize(x, 4)
+        elif method in ("regression", "gan"):
+            sr = pretrained(f"faces-{method}-x4", x)(x)
+        elif method == "flow":
+            sr = flow_sample("faces", x, noise, None)
+        else:
+            sr = sr3_sample("faces-sr3-x4", x, upsampled(x, 4), noise, sr3_times(steps or STEPS["sr3"]), ETA["sr3"])
+        return sr.clamp(0, 1).to(lr.dtype)
+
+
+def check_steps(steps: int | None) -> None:
+    """Raise ValueError unless steps is None or a whole number of at least 1."""
+    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
+        raise ValueError(f"steps must be a whole number of at least 1, but {steps!r} came")
+
+
+def one_source_per_image(seed: int | Sequence[int], count: int) -> Noise:
+    """The noise of `count` images, each with its own stream: image i uses seed + i, or the i-th seed."""
+    seeds = [seed + i for i in range(count)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != count:
+        raise ValueError(f"seed must be one integer or one per image, but {len(seeds)} seeds came for {count} images")
+    return standard_normal([Generator().manual_seed(s) for s in seeds])
+
+
+def pretrained(name: str, lr: Tensor) -> nn.Module:
+    """The shipped network on the device of lr."""
+    return load_pretrained(name).to(lr.device)
+
+
+def upsampled(images: Tensor, scale: int) -> Tensor:
+    """The bicubic enlargement in state units: SR3's condition."""
+    return 2 * resize(images, scale) - 1
+
+
+def flow_sample(kind: str, lr: Tensor, noise: Noise, tile: int | None) -> Tensor:
+    """mean + spread * f^-1(TEMPERATURE eps): the flow's sample of the regression's normalised residual, in one call.
+
+    Lugmayr et al., arXiv 2006.14200, whose flow makes the whole photo.
+    """
+    regression, flow = pretrained(f"{kind}-regression-x4", lr), pretrained(f"{kind}-flow-x4", lr)
+    eps = noise(lr.new_empty(len(lr), 48, *lr.shape[-2:]))
+
+    def decode(x: Tensor, part: Tensor) -> Tensor:
+        mean, spread, cond = condition(regression, x)
+        return mean + spread * F.pixel_shuffle(flow.inverse(TEMPERATURE * part, cond), 4)
+
+    return in_tiles(decode, [lr, eps], tile, 2 * MARGIN)  # the flow reaches on from where the regression ends
+
+
+def sr3_times(steps: int) -> Tensor:
+    """The grid of SR3's sampler: even times of the residual's cosine schedule."""
+    return uniform_times(steps, FIRST_TIME)
+
+
+def sr3_sample(
+    name: str,
+    lr: Tensor,
+    cond: Tensor,
+    noise: Noise,
+    times: Tensor,
+    eta: float,
+    tile: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """SR3: from pure noise to an image in [0, 1], told cond (B, C, H, W) at the size of the answer, in state units.
+
+    The network knows noise levels and no steps, so the grid `times` on `shifted_cosine(SPREADS[name])` is free;
+    `sr3_times` is what benchmarks/sr3.py found. Saharia et al., arXiv 2104.07636, who search theirs as well; they clip the
+    image at every step, which is not done here. lr only lends its grid to the tiles.
+    """
+    schedule = shifted_cosine(SPREADS[name])
+    network = NetworkDenoiser(pretrained(name, lr), "eps", schedule)
+
+    def denoiser(z: Tensor, t: Tensor, _: None = None) -> Tensor:
+        return in_tiles(lambda _, c, part: network(part, t, c), [lr, cond, z], tile)
+
+    z = noise(cond[:, :3])
+    return (last(ddim(denoiser, schedule, z, times, eta=eta, noise=noise, progress=progress)) + 1) / 2
+
+
+def cascade(lr: Tensor, noise: Noise, steps: tuple[int, int], tile: int | None, progress: bool) -> Tensor:
+    """SR3 at scale 2 on lr, then on its own answer, which gets a little noise first so that mistakes are not believed.
+
+    Ho et al., arXiv 2106.15282 (cascades, conditioning augmentation). One network serves both stages: photos look alike at
+    both scales, and it is told how much noise its condition holds.
+    """
+    image, name = lr, "photo-sr3-x2"
+    for stage, std in enumerate((0.0, AUGMENTATION)):
+        cond = upsampled(image, 2)
+        cond = augment(cond, 1 - std**2, noise) if std else cond
+        told = torch.full_like(cond[:, :1], std)
+        image = sr3_sample(
+            name, image, torch.cat([cond, told], 1), noise, sr3_times(steps[stage]), ETA["sr3-cascade"], tile, progress
+        )
+    return image
+
+
+def residual_diffusion(lr: Tensor, noise: Noise, steps: int, tile: int | None, progress: bool) -> Tensor:
     """Predict, refine, project: mean + spread * (a DDIM sample of the normalised residual), made consistent with lr.
 
     Whang et al., arXiv 2112.02475, diffuse the plain residual; here it is divided by the spread that the regression
     expects at each pixel, so the state has unit variance on walls and on grass alike. The last line adds
     A^+ (lr - A sr), after which downsampling gives lr back.
     """
-    seeds = [seed + i for i in range(len(lr))] if isinstance(seed, int) else list(seed)
-    if len(seeds) != len(lr):
-        raise ValueError(f"seed must be one integer or one per image, but {len(seeds)} seeds came for {len(lr)} images")
-    noise = standard_normal([Generator().manual_seed(s) for s in seeds])
-    regression = load_pretrained("photo-regression-x4").to(lr.device)
+    regression = pretrained("photo-regression-x4", lr)
     schedule = vp_cosine()
-    denoiser = NetworkDenoiser(load_pretrained("photo-residual-x4").to(lr.device), "v", schedule)
+    denoiser = NetworkDenoiser(pretrained("photo-residual-x4", lr), "v", schedule)
     # half precision for storage only: at 4096 x 4096 the condition is the largest thing in memory
     cond = in_tiles(lambda x: condition(regression, x)[2].half(), [lr], tile)
     z = noise(lr.new_empty(len(lr), 3, 4 * lr.shape[-2], 4 * lr.shape[-1]))
     states = ddim(
-        tiled(denoiser, cond, tile), schedule, z, uniform_times(steps), eta=ETA, noise=noise, progress=progress
+        tiled(denoiser, cond, tile),
+        schedule,
+        z,
+        uniform_times(steps),
+        eta=ETA["residual-diffusion"],
+        noise=noise,
+        progress=progress,
     )
     del z  # the sampler holds the state now, and drops it as it goes on
     z_0 = last(states)
@@ -94,7 +246,7 @@ def residual_diffusion(lr: Tensor, seed: int | Sequence[int], steps: int, tile: 
 
     sr = in_tiles(decode, [lr, z_0], tile)
     operator = Bicubic(4)
-    return (sr + operator.pinv(lr - operator(sr))).clamp(0, 1)
+    return sr + operator.pinv(lr - operator(sr))
 
 
 def tiled(denoiser: Denoiser, cond: Tensor, tile: int | None) -> Denoiser:

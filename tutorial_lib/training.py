@@ -21,16 +21,21 @@ from .checks import check_one_of
 from .files import sha256, write_atomically
 
 if TYPE_CHECKING:
-    from .recipes import Recipe
+    from .recipes import DirectRecipe, Recipe
+
+
+STRETCH = 100  # steps over which the loss curve is averaged
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What `fit` returns: the averaged network, the steps done, the losses of the last stretch and where the state lies."""
+    """What `fit` returns: the averaged network, the steps done, the losses of the last stretch, the mean loss of every
+    full stretch of STRETCH steps since step 0, and where the state lies."""
 
     network: nn.Module
     step: int
     losses: list[float]
+    curve: list[float]
     checkpoint: Path | None
 
 
@@ -51,6 +56,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     minutes: float | None = None,
+    until: int | None = None,
     precision: str | None = None,
     progress: bool = True,
     checkpoint_every: float = 60.0,
@@ -64,10 +70,11 @@ def fit(
     with the same bits as one that was not (same machine, same thread count).
 
     `out` is a folder for `state.safetensors`, written atomically every `checkpoint_every` seconds and at the end; `resume`
-    goes on from it. `minutes` stops early (resumable). `precision` is "no" or "bf16"; the recipe's own by default.
-    Under `torchrun --nproc_per_node N`, each of N processes takes its slice of every batch and gradients are averaged, which
-    gives the single-process loss within rounding. (`accelerate launch --cpu` silently starts one process: use torchrun.)
-    A loss that is NaN or infinite raises FloatingPointError with the step and the batch. `on_step(step, loss)` may watch.
+    goes on from it. `minutes` and `until` (a step) stop early (resumable). `precision` is "no" or "bf16"; the recipe's own
+    by default. Under `torchrun --nproc_per_node N`, each of N processes takes its slice of every batch and gradients are
+    averaged, which gives the single-process loss within rounding. (`accelerate launch --cpu` silently starts one process:
+    use torchrun.) A loss that is NaN or infinite raises FloatingPointError with the step and the batch.
+    `on_step(step, loss)` may watch.
     """
     from accelerate import Accelerator
     from tqdm.auto import tqdm
@@ -93,15 +100,17 @@ def fit(
 
     path = Path(out) / "state.safetensors" if out is not None else None
     start, spent = 0, 0.0
+    curve: list[float] = []
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if resume and path.exists():
-            start, spent = load_state(path, recipe.name, bare, optimizer, average)
+            start, spent, curve = load_state(path, recipe.name, bare, optimizer, average)
     saved = began = time.monotonic()
     losses: list[float] = []
     step = start
     bar = tqdm(total=recipe.steps, initial=start, desc=recipe.name, disable=not (progress and rank == 0), mininterval=1)
-    for step in range(start, recipe.steps):
+    last_step = recipe.steps if until is None else min(until, recipe.steps)
+    for step in range(start, last_step):
         batch = {name: part[mine].to(accelerator.device) for name, part in recipe.batch(step).items()}
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe.steps, recipe.peak_lr, recipe.warmup)
@@ -121,14 +130,20 @@ def fit(
         for name, parameter in bare.state_dict().items():
             average[name].lerp_(parameter.detach().float(), weight)
         losses = [*losses[-199:], value]
+        curve = [*curve, value]
+        if (step + 1) % STRETCH == 0:
+            stretch = (
+                len(curve) - step // STRETCH
+            )  # the values of the stretch that just ended follow its predecessors' means
+            curve = [*curve[:-stretch], sum(curve[-stretch:]) / stretch]
         bar.set_postfix_str(f"loss {sum(losses) / len(losses):.4f}", refresh=False)
         bar.update()
         if on_step is not None:
             on_step(step, value)
         now = time.monotonic()
-        finished = step + 1 == recipe.steps or (minutes is not None and now - began > 60 * minutes)
+        finished = step + 1 == last_step or (minutes is not None and now - began > 60 * minutes)
         if path is not None and rank == 0 and (finished or now - saved > checkpoint_every):
-            save_state(path, recipe.name, step + 1, spent + now - began, bare, optimizer, average)
+            save_state(path, recipe.name, step + 1, spent + now - began, bare, optimizer, average, curve)
             saved = now
         if finished:
             step += 1
@@ -137,7 +152,7 @@ def fit(
     accelerator.wait_for_everyone()
     result = recipe.network().to(accelerator.device)
     result.load_state_dict(average)
-    return Trained(result.eval(), step, losses, path)
+    return Trained(result.eval(), step, losses, curve[: step // STRETCH], path)
 
 
 def save_state(
@@ -148,6 +163,7 @@ def save_state(
     network: nn.Module,
     optimizer: Optimizer,
     average: dict[str, Tensor],
+    curve: list[float],
 ) -> None:
     """Write weights, their average and AdamW's moments to one safetensors file, whole or not at all."""
     tensors = {f"average.{name}": p for name, p in average.items()}
@@ -156,14 +172,15 @@ def save_state(
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"{key}.{names[index]}": value for key, value in moments.items()}
     tensors = {name: p.detach().cpu().clone().contiguous() for name, p in tensors.items()}
-    metadata = {"recipe": recipe, "step": str(step), "seconds": f"{seconds:.1f}"}
+    metadata = {"recipe": recipe, "step": str(step), "seconds": f"{seconds:.1f}", "curve": json.dumps(curve)}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
 def load_state(
     path: Path, recipe: str, network: nn.Module, optimizer: Optimizer, average: dict[str, Tensor]
-) -> tuple[int, float]:
-    """Read what `save_state` wrote into network, optimizer and average; return the step to go on with and seconds spent."""
+) -> tuple[int, float, list[float]]:
+    """Read what `save_state` wrote into network, optimizer and average; return the step to go on with, seconds spent and
+    the loss curve: means of full stretches, then the single losses of the last."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         if metadata.get("recipe") != recipe:
@@ -181,7 +198,7 @@ def load_state(
         i: {key: tensors[f"{key}.{name}"] for key in keys} for i, name in enumerate(names) if f"step.{name}" in tensors
     }
     optimizer.load_state_dict(state)
-    return int(metadata["step"]), float(metadata["seconds"])
+    return int(metadata["step"]), float(metadata["seconds"]), json.loads(metadata.get("curve", "[]"))
 
 
 def export(recipe: Recipe, state: str | Path, folder: str | Path) -> Path:
@@ -193,17 +210,35 @@ def export(recipe: Recipe, state: str | Path, folder: str | Path) -> Path:
     with safe_open(state, "pt") as file:
         metadata = file.metadata()
         network.load_state_dict({name: file.get_tensor(f"average.{name}") for name in network.state_dict()})
-    weights = {name: p.half().contiguous() for name, p in recipe.shipped(network).state_dict().items()}
-    path = Path(folder) / f"{recipe.name}.safetensors"
-    write_atomically(path, lambda temporary: save_file(weights, temporary))
     precision = "float32" if recipe.precision == "no" else recipe.precision
+    effort = {"steps": int(metadata["step"]), "seconds": round(float(metadata["seconds"]))}
+    curve = json.loads(metadata.get("curve", "[]"))[: effort["steps"] // STRETCH]
+    if curve:
+        effort[f"mean loss of every {STRETCH} steps"] = [float(f"{value:.4g}") for value in curve]
+    return _ship(recipe, recipe.shipped(network), effort, precision, Path(folder))
+
+
+def solve(recipe: DirectRecipe, folder: str | Path) -> Path:
+    """Compute the weights of a recipe without gradient steps and write them as `export` does; there is no state to resume."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    network = recipe.solve()
+    effort = {"steps": "none: solved in one go", "seconds": math.ceil(time.monotonic() - began)}
+    return _ship(recipe, network, effort, "float32", Path(folder))
+
+
+def _ship(
+    recipe: Recipe | DirectRecipe, network: nn.Module, effort: dict[str, object], precision: str, folder: Path
+) -> Path:
+    weights = {name: p.half().contiguous() for name, p in network.state_dict().items()}
+    path = folder / f"{recipe.name}.safetensors"
+    write_atomically(path, lambda temporary: save_file(weights, temporary))
     card = {
         "name": recipe.name,
         "data": recipe.data,
         "recipe": recipe.description,
         "command": f"python -m tutorial_lib train {recipe.name}",
-        "steps": int(metadata["step"]),
-        "seconds": round(float(metadata["seconds"])),
+        **effort,
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, {precision}",
         "parameters": sum(p.numel() for p in weights.values()),
         "licence": "CC BY 4.0",

@@ -76,7 +76,7 @@ from tutorial_lib.likelihood import (
 from tutorial_lib.noise import standard_normal
 from tutorial_lib.oracles import EmpiricalData, Gaussian, GaussianMixture, denoiser_for
 from tutorial_lib.pretrained import load_pretrained
-from tutorial_lib.recipes import DIGIT_LOG_SNR, split_digits
+from tutorial_lib.recipes.digits import DIGIT_LOG_SNR, split_digits
 from tutorial_lib.samplers import heun, last, probability_flow
 from tutorial_lib.schedules import flow, log_snr_times, uniform_times, vp_cosine, vp_linear
 from tutorial_lib.score_matching import rademacher
