@@ -29,7 +29,7 @@ from tutorial_lib.calibration import coverage, rank_histogram, reliability
 from tutorial_lib.data import faces
 from tutorial_lib.files import write_atomically
 from tutorial_lib.images import resize, to_uint8
-from tutorial_lib.pretrained import MODEL_CARDS, weights_path
+from tutorial_lib.pretrained import weights_path
 from tutorial_lib.super_resolution import face_super_resolve
 
 FACE_SEED, READER_SEED, CHECK_SEED = 2024, 11, 12  # the networks saw faces of seed 0
@@ -210,11 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"({time.perf_counter() - start:.0f} s)\n", flush=True)
         if options.cards:
             name = f"faces-{method}-x4"
-            quality = MODEL_CARDS[name].get("quality", {}) | {"calibration": card}
-            text = json.dumps(MODEL_CARDS[name] | {"quality": quality}, indent=2) + "\n"
-            write_atomically(
-                weights_path(name).with_suffix(".json"), lambda temporary, text=text: temporary.write_text(text)
-            )
+            path = weights_path(name).with_suffix(".json")
+            found = json.loads(path.read_text())
+            text = json.dumps(found | {"quality": found.get("quality", {}) | {"calibration": card}}, indent=2) + "\n"
+            write_atomically(path, lambda temporary, text=text: temporary.write_text(text))
 
 
 if __name__ == "__main__":

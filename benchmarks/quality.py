@@ -8,7 +8,8 @@
 
 Protocol: crop the original to a multiple of 4, shrink by `resize`, round to 8 bits; super-resolve; round to 8 bits;
 Y-PSNR and SSIM without the outermost 4 pixels; everything else on whole images. Values are means over a set's images;
-the plane's error bars are 1.96 standard errors of those means. faces: 500 procedural faces that no network was trained
+the plane's error bars are 1.96 standard errors of a method's
+distance to the mean of all methods on the same image. faces: 500 procedural faces that no network was trained
 on, from 8 x 8 to 32 x 32, by the networks for faces.
 """
 
@@ -100,11 +101,24 @@ def measure(sr: Tensor, hr: Tensor, lr: Tensor, network_calls: float = math.nan,
     }
 
 
-def summarise(found: Sequence[dict[str, Tensor]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and its standard error over all images of a set, column by column."""
-    columns = {c: torch.cat([row[c].double() for row in found]) for c in COLUMNS}
-    means = {c: v[v.isfinite()].mean().item() if v.isfinite().any() else v[0].item() for c, v in columns.items()}
-    return means, {c: v.std().item() / math.sqrt(len(v)) if len(v) > 1 else math.nan for c, v in columns.items()}
+def summarise(rows: dict[str, list[dict[str, Tensor]]]) -> tuple[dict[str, dict], dict[str, dict]]:
+    """Method -> means over all images of a set, and method -> standard errors, column by column.
+
+    Images differ far more than methods do, so the errors are those of a method's distance to the mean of all methods on
+    the same image.
+    """
+    columns = {m: {c: torch.cat([row[c].double() for row in found]) for c in COLUMNS} for m, found in rows.items()}
+    methods = [m for m in columns if m not in ("original", NOISY)]
+    centre = {c: torch.stack([columns[m][c] for m in methods]).mean(0) for c in COLUMNS}
+    means = {
+        m: {c: v[v.isfinite()].mean().item() if v.isfinite().any() else v[0].item() for c, v in found.items()}
+        for m, found in columns.items()
+    }
+    errors = {
+        m: {c: ((v - centre[c]).std() / math.sqrt(len(v))).item() if len(v) > 1 else math.nan for c, v in found.items()}
+        for m, found in columns.items()
+    }
+    return means, errors
 
 
 def measure_set(
@@ -127,8 +141,7 @@ def measure_set(
             std = (answers["residual-diffusion"] - answers["regression"]).square().mean().sqrt()
             noisy = answers["regression"] + std * standard_normal(seed)(hr)
             rows.setdefault(NOISY, []).append(measure(rounded(noisy), hr, lr))
-    found = {name: summarise(several) for name, several in rows.items()}
-    return {name: pair[0] for name, pair in found.items()}, {name: pair[1] for name, pair in found.items()}
+    return summarise(rows)
 
 
 def measure_faces(
@@ -143,8 +156,7 @@ def measure_faces(
         sr = face_super_resolve(lr, method=method, seed=seed, steps=steps)
         seconds = time.perf_counter() - start
         rows[method] = [measure(rounded(sr), hr, lr, calls(method, steps), seconds)]
-    found = {name: summarise(several) for name, several in rows.items()}
-    return {name: pair[0] for name, pair in found.items()}, {name: pair[1] for name, pair in found.items()}
+    return summarise(rows)
 
 
 def costs(methods: Sequence[str], size: int = 64) -> dict[str, dict[str, float]]:
@@ -178,7 +190,7 @@ def plane(name: str, rows: dict[str, dict[str, float]], errors: dict[str, dict[s
     figure = scatter(
         {method: pair(rows, method) for method in shown},
         errors={method: pair(errors, method, 1.96) for method in shown},
-        title=f"Perception and distortion on {name}: right is closer to the photo, down is closer to photos",
+        title=f"{name}: right is closer to the original, down is closer to photos",
         alt="; ".join(f"{m}: {rows[m]['Y-PSNR']:.2f} dB, sliced W1 {rows[m]['sliced W1']:.2f}" for m in shown),
         xlabel="Y-PSNR (dB)",
         ylabel="sliced W1 (/255)",
@@ -266,8 +278,8 @@ def write_cards(results: dict[str, dict]) -> None:
             }
             if quality and card in MODEL_CARDS:
                 path = weights_path(card).with_suffix(".json")
-                kept = MODEL_CARDS[card].get("quality", {})
-                text = json.dumps(MODEL_CARDS[card] | {"quality": kept | quality}, indent=2) + "\n"
+                found = json.loads(path.read_text())
+                text = json.dumps(found | {"quality": found.get("quality", {}) | quality}, indent=2) + "\n"
                 write_atomically(path, lambda temporary, text=text: temporary.write_text(text))
 
 

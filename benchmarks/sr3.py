@@ -49,7 +49,7 @@ def search(steps: int, lr: Tensor, hr: Tensor) -> None:
     """First every grid with eta = 1 (ancestral sampling), then the winner and the even grid with every eta."""
     schedule = shifted_cosine(SPREADS["photo-sr3-x4"])
     found: dict[tuple[str, float], tuple[float, float, float]] = {}
-    grids = {name: times.clamp(max=FIRST_TIME) for name, times in candidate_times(schedule, steps).items()}
+    grids = {name: FIRST_TIME * times for name, times in candidate_times(schedule, steps).items()}
 
     def score(name: str, eta: float) -> Callable[[Tensor], float]:
         def of(times: Tensor) -> float:

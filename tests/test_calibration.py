@@ -140,6 +140,17 @@ def test_a_verdict_on_pixels_does_not_need_the_right_correlation_between_them():
     assert wrong <= 3 and small > 20  # a right band would be left in about 2 of 40; the verdict errs in about 1
 
 
+def test_heavy_tails_without_tilt_or_spread_are_uneven():
+    """Half of the truths a quarter as spread as the samples, half nearly twice: ranks vary about as they should, unevenly."""
+    noise, share = standard_normal(0), torch.rand(20_000, generator=seeded(1))
+    truth = noise(torch.empty(20_000)) * torch.where(share < 0.5, 0.25, 1.9)
+    found = rank_histogram(truth, noise(torch.empty(9, 20_000)), seeded(), draws=100)
+    assert found.verdict(deviations=abs(found.spread - 1) / found.spread_std + 0.1) == "uneven"
+    assert found.counts[0] > 1.3 * found.counts[1] and found.counts[4] > 1.3 * found.counts[1]
+    right = rank_histogram(noise(torch.empty(20_000)), noise(torch.empty(9, 20_000)), seeded(), draws=100)
+    assert right.verdict() == "calibrated"
+
+
 def test_ties_are_broken_at_random_and_only_by_the_generator():
     truth, samples = torch.zeros(200, 30), torch.zeros(4, 200, 30)
     found = rank_histogram(truth, samples, seeded(0), draws=100)

@@ -35,17 +35,22 @@ class RankHistogram(NamedTuple):
     p_value: float  # the chance that a calibrated sampler's histogram is at least this uneven (sum of squares)
 
     def verdict(self, deviations: float = 3.0) -> str:
-        """ "calibrated", or what stands out most: "too narrow", "too wide", "biased low" or "biased high" (the samples).
+        """What stands out most: samples "too narrow", "too wide", "biased low" or "biased high", "uneven", or "calibrated".
 
-        Judged by tilt and spread, in standard deviations. With many pixels even a tiny miscalibration is significant, so
-        say how large tilt and spread are as well. A histogram can be uneven with neither: look at p_value, and at it.
+        Judged by tilt and spread, in standard deviations; where neither stands out, "uneven" means that some bin is off by
+        one standard error more than `deviations` (heavy tails, for example: full in the middle and at both ends). With many
+        pixels even a tiny miscalibration is significant, so say how large tilt and spread are as well.
         """
         off = {
             "biased low" if self.tilt > 0 else "biased high": abs(self.tilt) / max(self.tilt_std, 1e-12),
             "too narrow" if self.spread > 1 else "too wide": abs(self.spread - 1) / max(self.spread_std, 1e-12),
         }
         worst = max(off, key=off.__getitem__)
-        return worst if off[worst] > deviations else "calibrated"
+        if off[worst] > deviations:
+            return worst
+        error = torch.maximum(self.errors, (self.high - self.low) / 4)
+        gap = (self.counts - self.counts.mean()).abs() / error.clamp(min=1e-12)
+        return "uneven" if gap.max() > deviations + 1 else "calibrated"
 
 
 class Coverage(NamedTuple):

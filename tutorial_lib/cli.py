@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .recipes import DirectRecipe
 
 ONE_ANSWER = ("bicubic", "sparse", "regression", "gan")  # methods whose samples are all alike
+DEMO_METHODS = ("bicubic", "regression", "residual-diffusion")
 BENCHMARK_PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower")
 
 
@@ -58,12 +59,14 @@ def build_parser() -> Parser:
     command.add_argument("source", metavar="IN", type=Path, help="an image file, or a folder of them")
     command.add_argument("target", metavar="OUT", type=Path, help="the file to write, or a folder when IN is one")
     command.add_argument(
-        "--method", default="residual-diffusion", help="bicubic, regression or residual-diffusion (default)"
+        "--method",
+        default="residual-diffusion",
+        help="bicubic, sparse, regression, gan, flow, sr3, sr3-cascade or residual-diffusion (default)",
     )
     command.add_argument(
         "--scale", type=whole_number, default=4, help="times larger (default 4; learned methods: 4 only)"
     )
-    command.add_argument("--steps", type=whole_number, help="network calls of residual-diffusion (more: slower, finer)")
+    command.add_argument("--steps", type=whole_number, help="network calls of a diffusion method (more: slower, finer)")
     command.add_argument(
         "--seed", type=seed, default=0, help="which plausible answer (default 0); same seed, same answer"
     )
@@ -79,7 +82,7 @@ def build_parser() -> Parser:
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     command.set_defaults(run=run_upscale)
 
-    command = commands.add_parser("demo", help="shrink a built-in photo, enlarge it by every method and compare")
+    command = commands.add_parser("demo", help="shrink a built-in photo, enlarge it by three methods and compare")
     command.add_argument(
         "--photo", default="chelsea", help="a built-in photo: chelsea, astronaut, coffee, china, flower ..."
     )
@@ -140,12 +143,12 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 def run_upscale(arguments: argparse.Namespace) -> int:
     from .checks import check_one_of
-    from .super_resolution import METHODS
+    from .super_resolution import METHODS, STEPS
 
     check_one_of(arguments.method, METHODS, "--method")
     if arguments.samples > 1 and arguments.method in ONE_ANSWER:
         raise ValueError(f"--samples needs a method that draws samples, but {arguments.method!r} has one answer only")
-    if arguments.steps is not None and arguments.method in ONE_ANSWER:
+    if arguments.steps is not None and arguments.method not in STEPS:
         raise ValueError(f"--steps needs a method that takes steps, but {arguments.method!r} gives its answer at once")
     jobs = find_jobs(arguments.source, arguments.target)
     failures = 0
@@ -246,7 +249,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
     hr = crop_to_multiple(photo(arguments.photo), 4)
     lr = to_uint8(resize(hr, 1 / 4)).float() / 255
     arguments.out.mkdir(parents=True, exist_ok=True)
-    results, rows = every_method(lr, hr, arguments.seed, arguments.steps, progress=True)
+    results, rows = measured(DEMO_METHODS, lr, hr, arguments.seed, arguments.steps, progress=True)
     print(table(rows))
     pictures = {"original": hr, **results}
     for name, picture in {"low-resolution": lr, **pictures}.items():
@@ -264,14 +267,14 @@ def run_demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def every_method(lr, hr, seed: int, steps: int | None, progress: bool):
-    """Enlarge by every method: {method: sr} and {method or "original": (seconds, Y-PSNR, LR match, sharpness)}."""
+def measured(methods: Sequence[str], lr, hr, seed: int, steps: int | None, progress: bool):
+    """Enlarge by some methods: {method: sr} and {method or "original": (seconds, Y-PSNR, LR match, sharpness)}."""
     from .metrics import lr_consistency, psnr, sharpness
-    from .super_resolution import METHODS, super_resolve
+    from .super_resolution import super_resolve
 
     rows = {"original": (None, None, lr_consistency(hr, lr, 4).item(), sharpness(hr).item())}
     results = {}
-    for method in METHODS:
+    for method in methods:
         start = time.perf_counter()
         sr = super_resolve(lr, method=method, scale=4, seed=seed, steps=steps, progress=progress)
         seconds = time.perf_counter() - start
@@ -286,7 +289,7 @@ def every_method(lr, hr, seed: int, steps: int | None, progress: bool):
 
 
 def table(rows: dict[str, tuple]) -> str:
-    """Text table of what `every_method` measured."""
+    """Text table of what was `measured`."""
     lines = [f"{'method':20}{'seconds':>9}{'Y-PSNR dB':>11}{'LR match dB':>13}{'sharpness':>11}"]
     for name, (seconds, quality, consistency, sharp) in rows.items():
         timing, fidelity = (f"{v:.{d}f}" if v is not None else "-" for v, d in ((seconds, 1), (quality, 2)))
@@ -333,13 +336,14 @@ def solve_directly(recipe: DirectRecipe, out: Path, in_parts: bool) -> int:
 
 def run_benchmark(arguments: argparse.Namespace) -> int:
     from .images import photo, resize, to_uint8
+    from .super_resolution import METHODS
 
     sums: dict[str, list] = {}
     for name in BENCHMARK_PHOTOS:
         image = photo(name)
         top, left = (image.shape[-2] - 192) // 2, (image.shape[-1] - 192) // 2
         hr = image[..., top : top + 192, left : left + 192]
-        _, rows = every_method(to_uint8(resize(hr, 1 / 4)).float() / 255, hr, 0, None, progress=False)
+        _, rows = measured(METHODS, to_uint8(resize(hr, 1 / 4)).float() / 255, hr, 0, None, progress=False)
         for method, values in rows.items():
             sums.setdefault(method, []).append(values)
     count = len(BENCHMARK_PHOTOS)

@@ -22,6 +22,7 @@ from .oracles import SINGULAR, Gaussian
 from .schedules import LOWEST_LOG_SNR, Schedule, Time, karras_times, log_snr_times
 from .steps import broadcast
 
+# The paper's 2000 levels, with the betas of its best-known public port: the paper's text does not print them.
 PAPER_BETAS = torch.linspace(1e-6, 1e-2, 2000, dtype=torch.float64)
 
 

@@ -38,9 +38,9 @@ FACE_METHODS: dict[str, str] = {
     "sr3": "a diffusion model of the whole face told its bicubic enlargement",
 }
 STEPS = {"residual-diffusion": 20, "sr3": 20, "sr3-cascade": (10, 10)}  # default network calls
-ETA = {"residual-diffusion": 0.7, "sr3": 0.7, "sr3-cascade": 0.7}  # share of DDPM's noise in each step
+ETA = {"residual-diffusion": 0.7, "sr3": 1.0, "sr3-cascade": 1.0}  # share of DDPM's noise (beta-tilde) in each step
 TEMPERATURE = 0.9  # of the flow
-AUGMENTATION = 0.05  # noise that the second stage of the cascade adds to the first one's answer, state units
+AUGMENTATION = 0.02  # noise that the second stage of the cascade adds to the first one's answer, state units
 FIRST_TIME = 0.999  # of SR3's schedule: eps says nothing about the image where alpha is 0
 TILE, MARGIN = 192, 48  # LR pixels; the margin exceeds the reach of every network
 

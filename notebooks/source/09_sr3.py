@@ -96,14 +96,15 @@ answers = {name: super_resolve(lr, method=name) for name in ("bicubic", "regress
 plots.image_grid(
     [*answers.values(), hr],
     [*answers, "original"],
-    title="HOOKTITLE",
-    alt="HOOKALT",
+    title="Where it cannot know, regression paints a plain surface; SR3 commits itself",
+    alt="Four pictures of a curved temple roof: bicubic, soft all over; regression, with clean edges but a plain surface where the tiles are; SR3, rougher, with grain and with spots along the edges; the original with fine rows of tiles.",
     zoom=2,
 )
 
 
 # %% [markdown]
-# HOOKTEXT
+# Bicubic interpolation is soft. Regression (chapter 03) has cleaner edges; but the rows of tiles are too fine for the LR image, so it paints the mean of all roofs that might be there, and that is a plain surface. SR3 *commits*: its surfaces have texture. Look twice, though. The texture is not the original's, and part of it
+# is plain grain, with spots along the edges: our network is small and was trained for a short time. At the end of the chapter you will be able to say how much of it is earned and what it costs.
 #
 # ## 2. Two pixels
 #
@@ -144,7 +145,7 @@ print(f"given x = 0.1, regression answers ({regression[0]:.1f}, {regression[1]:.
 #
 # $$y_{t-1} = \frac{1}{\sqrt{\alpha_t}}\Big(y_t - \frac{1-\alpha_t}{\sqrt{1-\gamma_t}}\, f_\theta(x, y_t, \gamma_t)\Big) + \sqrt{1-\alpha_t}\;\epsilon_t , \qquad \alpha_t = \frac{\gamma_t}{\gamma_{t-1}} \qquad\text{(the paper's letters).}$$
 #
-# Nothing in it is new: this is chapter 04's DDPM with the larger of its two fixed variances, $\beta$. New is only that $f_\theta$ also sees $x$. No noise is added to $x$.
+# Nothing in it is new: this is chapter 04's DDPM with the larger of its two fixed variances, $\beta$. New is only that $f_\theta$ also sees $x$. No noise is added to $x$. (→ Exercise 09.3)
 
 
 # %%
@@ -396,7 +397,7 @@ networks = {told: train(told) for told in ("level", "index", "nothing")}
 networks["level, L1"] = train("level", p=1)
 
 # %% [markdown]
-# All three sample well from the ladder that they know. Then we hand them another one: 20 new levels, evenly spaced in log-SNR. The network that was told indices is told, as DDPM code would do it, "step $i$ of 20".
+# The first two sample well from the ladder that they know; the third never does. Then we hand them another one: 20 new levels, evenly spaced in log-SNR. The network that was told indices is told, as DDPM code would do it, "step $i$ of 20".
 
 
 # %%
@@ -455,7 +456,7 @@ plots.strip(
         for name, what in (("level", "the level"), ("index", "the index"), ("nothing", "nothing"))
     ],
     title="On a ladder that none of them was trained on, only the network that is told the level still knows where it is",
-    alt="Three histograms of the sampled edge with the exact density, two narrow peaks. Told the level: two peaks in the right places, slightly wide. Told the index: a broad mass between and around the peaks. Told nothing: two smeared peaks.",
+    alt="Three histograms of the sampled edge with the exact density, two narrow peaks. Told the level: two peaks in the right places, slightly wide. Told the index: a broad mass between and around the peaks. Told nothing: one broad hump that leans to the right.",
     columns=3,
 )
 
@@ -585,7 +586,7 @@ plots.curves(
 #
 # $$\operatorname{Var}\Big(\frac{s + h}{\sqrt 2}\Big) = \frac{1 + 1}{2} = 1 ,$$
 #
-# and a signal neither grows nor dies on its way through dozens of blocks:
+# and a signal neither grows nor dies on its way. Without the division each block would add 1 to the variance, and after eight of them the standard deviation would be 3:
 
 # %% tags=["nbval-check-output"]
 torch.manual_seed(0)
@@ -638,7 +639,7 @@ plots.image_grid(
 )
 
 # %% [markdown]
-# WAYTEXT
+# The first guess is smooth, like the regression's answer, and it must be: shown pure noise and $x$, the best answer is $\mathbb E[y \mid x]$. Every later guess is the mean of what is still possible once some details have been decided. At the end only one possibility is left. So SR3 contains a regression, and spends its other calls on committing itself.
 #
 # ## 9. Faces: is it as sure as it is right?
 #
@@ -662,18 +663,25 @@ plots.image_grid(
 
 # %%
 ranks = rank_histogram(known, drawn_faces, torch.Generator().manual_seed(0))
+below = (drawn_faces < known).sum(0)
+varied = torch.cat([drawn_faces, known[None]]).std(0)  # over all eight: none of them is treated differently
+busy = varied > varied.flatten().quantile(0.9)
+share = {
+    "all pixels": ranks.counts / ranks.counts.sum(),
+    "the tenth that varies most": torch.bincount(below[busy], minlength=K + 1) / busy.sum(),
+}
 plots.curves(
     list(range(K + 1)),
-    {"truth": ranks.counts, "if calibrated": (ranks.low + ranks.high) / 2},
-    bands={"if calibrated": (ranks.low, ranks.high)},
-    title="Rank of the true pixel among seven samples",
-    alt="Counts of the ranks 0 to 7: "
-    + ", ".join(f"{c:.0f}" for c in ranks.counts.tolist())
-    + f"; a calibrated sampler would lie around {ranks.counts.mean():.0f}.",
+    {**share, "if calibrated (all pixels)": torch.full((K + 1,), 1 / (K + 1))},
+    bands={"if calibrated (all pixels)": (ranks.low / known.numel(), ranks.high / known.numel())},
+    title="Rank of the truth among seven samples: a low hill on all pixels, a bowl where it matters",
+    alt="Shares of the ranks 0 to 7. "
+    + " ".join(f"{name}: " + ", ".join(f"{v:.3f}" for v in row.tolist()) + "." for name, row in share.items())
+    + f" Calibrated: {1 / (K + 1):.3f} each.",
     xlabel="samples below the truth",
-    ylabel="pixels",
+    ylabel="share of the pixels",
     ylim=(0, None),
-    height=320,
+    height=330,
 )
 
 # %%
@@ -688,7 +696,15 @@ print(
 )
 
 # %% [markdown]
-# FACETEXT
+# Read the ranks first. Over all pixels the histogram is a low hill: samples differ a little *too much*. Most pixels are walls and cheeks, where everything is known and all the network can do wrong is a trace of grain. Now take the tenth of the pixels where the eight images differ most: eyes, mouths, hair lines. There it is a bowl: the truth is the
+# highest or the lowest of eight too often, so the samples are *too alike*. The squared errors, which such pixels dominate, say the same: $b < a$. One number for "calibrated" would have hidden both faults. (A quiet sampler, $\eta < 1$, and few steps narrow the samples, as $\tilde\beta$ did in section 3.)
+#
+# One sample is farther from the truth than the regression, and yet the mean of many samples is at least as good as a regression ($a$): the sampler knows as much, and shows it differently.
+#
+# <details><summary><b>Question.</b> What rank histogram has the regression, used as a sampler?</summary>
+#
+# All its "samples" are equal, so the truth lies below or above all of them: ranks 0 and K only. A perfect mean, and the worst possible sense of its own doubt.
+# </details>
 #
 # ## 10. Photos
 #
@@ -711,18 +727,17 @@ plots.strip(
             {"SR3": values},
             horizontal={"regression": line},
             title=title,
-            alt=f"{title} of SR3 with 3, 5, 10, 20 and 40 calls, and of regression.",
+            alt=f"{title.replace('$', '')} of SR3 with 3, 5, 10, 20 and 40 calls, and of regression.",
             xlabel="network calls",
-            ylabel=unit,
             width=460,
             height=300,
         )
-        for title, values, line, unit in (
-            ("distance of textures", texture, flat[0], "sliced $W_1$"),
-            ("PSNR", exactness, flat[1], "dB"),
+        for title, values, line in (
+            ("distance of textures (sliced $W_1$)", texture, flat[0]),
+            ("PSNR (dB)", exactness, flat[1]),
         )
     ],
-    title="STEPSTITLE",
+    title="More calls: richer texture, lower PSNR",
     alt="Two panels against the number of network calls. Distance of textures to the original: "
     + ", ".join(f"{v:.4f} with {n}" for n, v in zip(budgets, texture, strict=True))
     + f"; regression {flat[0]:.4f}. PSNR: "
@@ -731,7 +746,8 @@ plots.strip(
 )
 
 # %% [markdown]
-# STEPSTEXT
+# Three calls stay close to the mean: best PSNR, poorest texture. Every further call lets the samples spread, and both curves fall: the textures come nearer to those of photos, and PSNR pays for it, as chapter 02 said it must along the perception–distortion plane. From about 20 calls on the curves flatten. Is the end of the left curve below the line of regression? That is the honest test of
+# a generative model on photos, and on three small pieces it is decided by little; `benchmarks/quality.py` asks it on three test sets. A network that leaves grain pays for it in both panels.
 #
 # ### Play
 #
@@ -756,19 +772,19 @@ def draw_photo(steps=20, noise=ETA["sr3"], seed=0, piece="flower"):
     )
 
 
-widgets.explorer(draw_photo, steps=(2, 40, 1, 10), noise=(0.0, 1.0, 0.1, 0.7), seed=(0, 9, 1), piece=list(scenes))
+widgets.explorer(draw_photo, steps=(2, 40, 1, 10), noise=(0.0, 1.0, 0.1, 1.0), seed=(0, 9, 1), piece=list(scenes))
 
 # %%
 widgets.frames(
     draw_photo,
     [{"steps": 3, "noise": 0.7}, {"steps": 20, "noise": 0.0}, {"steps": 20, "noise": 0.7}, {"steps": 20, "noise": 1.0}],
-    title="FRAMESTITLE",
-    alt="FRAMESALT",
+    title="Few steps blur; more steps without noise leave blotches; noise softens them",
+    alt="Four strips, each with the bicubic enlargement, SR3 and the original of a flower. Three steps: soft, little detail. 20 steps without noise: sharp, with strong mottled patterns. 20 steps with noise 0.7 and with noise 1: detail with less of the pattern.",
     columns=2,
 )
 
 # %% [markdown]
-# FRAMESTEXT
+# Fresh noise is a second chance: what one step painted wrongly, later steps may overpaint. Too much of it in few steps, and there is no time left to clear it away.
 #
 # ### Consistency
 #
@@ -793,7 +809,7 @@ for name, sr in {
     print(f"{name:22} {scores[0]:5.1f} dB {scores[1]:5.2f} dB  {scores[2]:.4f}")
 
 # %% [markdown]
-# CONSTEXT
+# Regression and SR3 explain the LR image better than bicubic interpolation does, although nobody asked them to; the projection makes it exact (up to clipping to [0, 1]), and costs nothing else. So the repair is safe. It is not a repair of content: every image that shrinks to the same $x$ passes this test.
 #
 # ### Hallucination
 #
@@ -807,8 +823,8 @@ off = (several.mean(0) - hr_one[0]).abs().mean(0, keepdim=True)
 plots.image_grid(
     [*several[:3], hr_one[0], 4 * scatter.expand(3, -1, -1), 4 * off.expand(3, -1, -1)],
     ["sample 1", "sample 2", "sample 3", "original", "where samples differ", "where their mean errs"],
-    title="HALLTITLE",
-    alt="Three SR3 samples of one photo piece and the original; a map of the standard deviation over six samples and a map of the error of their mean, both multiplied by four.",
+    title="One LR image, three answers, and two maps that do not agree",
+    alt="Three SR3 samples of a smiling face: the same person each time, with different grain and spots along edges, and without clear teeth or lashes; and the original, which has both. A dim map of the standard deviation over six samples, and a map of the error of their mean, bright at the eyes and the mouth; both multiplied by four.",
     zoom=3,
     columns=3,
 )
@@ -821,7 +837,14 @@ print(
 print(f"correlation of the two maps: {torch.corrcoef(torch.stack([scatter.flatten(), off.flatten()]))[0, 1]:.2f}")
 
 # %% [markdown]
-# HALLTEXT
+# The LR face has 20×20 pixels: light, pose and colours are facts, the rest has to be invented. Our small network invents modestly: grain, spots along edges, another rim of an eye. Teeth and lashes it does not dare to draw in any sample. Look at the two maps. The samples hesitate a little everywhere, but the errors sit at the eyes and the mouth. The map of disagreement
+# warns only of what the model is *unsure* about; what it gets wrong firmly shows up in the error alone, and outside a textbook nobody has that map. A larger network that has seen many more faces draws teeth and lashes convincingly, and there is just as little evidence for them in $x$. Hence three rules: never show a single sample where someone might take it for
+# evidence; show where samples differ; and remember that agreement among samples is no evidence either.
+#
+# <details><summary><b>Question.</b> What would happen if an expert, shown sample 2, "recognised" the person?</summary>
+#
+# They would recognise somebody whom the network's training photos made likely. The identity is not in the 20×20 pixels; no method, however good its samples, can put it back.
+# </details>
 #
 # ## 11. Cascades, and why they spoil their own input
 #
@@ -893,7 +916,7 @@ plots.curves(
 # It would have to trust all of them alike: a true LR image too little, a bad one too much. Told $\gamma$, one network serves every level, and the best one can be searched after training, like a ladder.
 # </details>
 #
-# Our cascade uses one network for both stages, a small model at ×2, and spoils its own answer with noise of size 0.05 (in state units) in between:
+# Our cascade uses one network for both stages, a small model at ×2, and spoils its own answer with noise of size 0.02 (in state units) in between:
 
 # %%
 chained = super_resolve(lrs, method="sr3-cascade")
@@ -910,14 +933,15 @@ for name, sr in {"regression": baseline, "SR3": raw, "cascade": chained, "origin
 plots.image_grid(
     torch.cat([baseline, raw, chained, hrs]),
     [name if i == 0 else "" for name in ("regression", "SR3", "cascade", "original") for i in range(3)],
-    title="CASCTITLE",
-    alt="CASCALT",
+    title="One stage of x4 and two of x2",
+    alt="Four rows of three pieces: a face, a flower and a temple roof, by regression, by SR3, by the cascade of two stages, and the originals. Regression is smooth; SR3 and the cascade have texture and grain; the originals have fine detail.",
     zoom=2,
     columns=3,
 )
 
 # %% [markdown]
-# CASCTEXT2
+# Compare three columns. LR-PSNR: the cascade only ever saw the LR image through its first stage, so small contradictions add up. Textures and sharpness: stage two draws the finest detail at its own scale, with all of its capacity. Cost: its first ten calls run on a quarter of the pixels. Which of the two wins depends on how well each network is trained; that a cascade
+# *can* be trained in parts is what made 1024×1024 faces possible in the paper (64 to 256 to 1024 with two SR3 models).
 #
 # ## 12. Ask people
 #
@@ -968,7 +992,7 @@ for question in (sharper, more_consistent):
         print(f"{question.__name__:16} {name:11} fool rate {share:4.0%} (95 % interval {low:.0%} to {high:.0%})")
 
 # %% [markdown]
-# ROBOTTEXT
+# The first robot is fooled by sharpness, so regression hardly ever gets past it, as in the paper's task 2, where blur gives regression away. The second does not look at sharpness at all. And mark the intervals: twelve answers leave most questions open. To tell a fool rate of 47 % from 50 % takes over a thousand (→ Exercise 09.8); the paper used 50 people with 50 images each.
 #
 # ## 13. The original's numbers beside ours
 #

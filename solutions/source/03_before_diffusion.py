@@ -79,7 +79,7 @@ for largest in (1.0, 10.0):
 # %% [markdown]
 # ## Exercise 03.3: The hinge game
 #
-# `real` and `fake` are the discriminator's logits for real and for generated images, (B,) each. Return the discriminator's loss and the generator's loss, two numbers, each a mean over the batch.
+# `real` and `fake` are the discriminator's logits for real and for generated images, (B,) each. Return the discriminator's loss and the generator's loss in the hinge form of section 6, two numbers, each a mean over the batch.
 
 
 # %%
@@ -174,7 +174,7 @@ def affine_nll(y, shift, log_scale):
 assert check("03.7", affine_nll)
 
 # %% [markdown] tags=["solution"]
-# Hold `log_scale` fixed, and what is left is the squared error: **regression with L2 is a flow of one layer whose scale nobody trains.** With a Laplace law for $z$ it would be L1 (Lugmayr et al., arXiv:2111.03649, make this their starting point).
+# Give `log_scale` the same constant everywhere, and what is left is the squared error: **regression with L2 is a flow of one layer whose scale nobody trains.** With a Laplace law for $z$ it would be L1 (Lugmayr et al., arXiv:2111.03649, make this their starting point).
 
 # %% [markdown]
 # ## Exercise 03.8: How wrong are the shares? (research-like)

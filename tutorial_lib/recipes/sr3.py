@@ -58,7 +58,7 @@ def sr3_patches(step: int, size: int, batch_size: int, seed: int) -> dict[str, T
     return noised("photo-sr3-x4", patches["hr"], 2 * resize(patches["lr"], 4) - 1, generator)
 
 
-def photo_sr3_x4(steps: int = 8_000, batch_size: int = 16, size: int = 24, seed: int = 0) -> Recipe:
+def photo_sr3_x4(steps: int = 12_000, batch_size: int = 16, size: int = 24, seed: int = 0) -> Recipe:
     """SR3 at scale 4: the photo itself diffuses, told its bicubic enlargement."""
     return Recipe(
         name="photo-sr3-x4",
