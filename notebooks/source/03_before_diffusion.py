@@ -25,7 +25,7 @@
 #
 # **Prerequisites**: [chapter 01](01_super_resolution_basics.ipynb) (why LR images are ambiguous), [chapter 02](02_image_quality.ipynb) (the perception-distortion plane), a little PyTorch.
 #
-# **Reading time**: 75 minutes. Running time: about 435 s on two processor cores.
+# **Reading time**: 75 minutes. Running time: about 40 s on two processor cores.
 # **Survey sections**: II-B, super-resolution models, and III-D, the relation of diffusion to other generative models (arXiv:2401.00736).
 # **Exercises**: [exercises](../exercises/03_before_diffusion.ipynb), worked in [solutions](../solutions/03_before_diffusion.ipynb).
 
@@ -825,7 +825,7 @@ print("log-determinant = that of autograd's Jacobian; inverse(forward(y)) = y")
 
 
 # %%
-def flow_model(seed, rounds=400, steps=4):
+def flow_model(seed, rounds=340, steps=4):
     torch.manual_seed(seed)
     model = ConditionalFlow(channels=2, cond_channels=1, steps=steps, hidden=32)
     fit([model], lambda x, y: -model.log_prob(maps(y), told(x)), seed, rounds, rate=0.02)
@@ -863,7 +863,7 @@ plots.density_2d(
 # %% [markdown]
 # An invertible continuous map cannot turn one piece into two. The noise is one piece, so the flow's law is one piece: between the islands stays a bridge, thin where training had its way. That is no accident of our small network: to come close to separate islands a flow must become numerically non-invertible (Cornish et al., arXiv:1909.13833). On photos a bridge is a picture halfway between two sharp ones.
 #
-# Practice has a remedy for samples that stray: draw $\tau\varepsilon$ with a *temperature* $\tau < 1$ (SRFlow's pictures use 0.9). It keeps samples near the centre of the noise. With one mode that is a fine place. With two, what lies in the centre? Move the slider: the flow stays the same, only the temperature and the LR pixel change.
+# Practice has a remedy for samples that stray: draw $\tau\varepsilon$ with a *temperature* $\tau < 1$ (SRFlow samples its pictures below 1, too). It keeps samples near the centre of the noise. With one mode that is a fine place. With two, what lies in the centre? Move the slider: the flow stays the same, only the temperature and the LR pixel change.
 
 # %%
 half = standard_normal(12)(torch.empty(500, 2, 1, 1))

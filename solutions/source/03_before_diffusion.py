@@ -14,7 +14,7 @@
 # Eight functions: what regression returns, and one essential line of each family that came before diffusion. Write a few lines, run the cell, run the
 # check below it: it draws fresh inputs and answers in one line. They belong to [chapter 03](../notebooks/03_before_diffusion.ipynb).
 #
-# Running time: about 25 s on two processor cores.
+# Running time: about 5 s on two processor cores.
 #
 # Letters as in the chapter: $x$ is the LR image, $y$ the HR image. Log-likelihoods are in nats.
 

@@ -165,7 +165,7 @@ for n in (10, 20, 40):
 
 # %% [markdown] tags=["solution"]
 # With the right $\alpha$ ten steps leave too much spread (noise of the forward step would be right for data of variance 1, and what $x$ leaves open has less), and the excess halves when the steps are doubled. With the table's betas every step believes that it is far shorter than it is, and hardly moves. The last one jumps
-# to the denoiser's answer: $x$ fixes the sum of the two pixels, but their difference is still that of the noise (variance 0.5), which a denoiser told "almost clean" believes.
+# to the denoiser's answer: $x$ fixes the sum of the two pixels, but half their difference is still that of the noise (variance 0.5), which a denoiser told "almost clean" believes.
 
 # %% [markdown]
 # ## Exercise 09.4: What the absolute error learns

@@ -13,7 +13,7 @@ from ..networks.gan import Discriminator, adversarial_losses
 from ..networks.regression import RegressionNetwork, condition
 from ..pretrained import face_flow_network, face_regression_network, flow_network, load_pretrained
 from .base import Recipe, step_generator
-from .photos import PHOTO_DATA, RegressionWithSpread, random_patches, residual_pairs
+from .photos import PHOTO_DATA, RegressionWithSpread, random_patches, residual_pieces
 from .sr3 import FACE_PAIRS, face_pairs
 
 
@@ -81,14 +81,7 @@ class FoldedFlow(nn.Module):
 def residual_states(step: int, size: int, batch_size: int, seed: int) -> dict[str, Tensor]:
     """Patches of the regression's normalised residual, dequantised: uniform noise of one grey level of the original."""
     generator = step_generator(seed, step)
-    records = residual_pairs()
-    parts = []
-    for i in torch.randint(len(records), (batch_size,), generator=generator).tolist():
-        cond, residual, spread = records[i]
-        y, x = (int(torch.randint(n - size + 1, (), generator=generator)) for n in cond.shape[-2:])
-        fine = (slice(None), slice(4 * y, 4 * (y + size)), slice(4 * x, 4 * (x + size)))
-        parts.append((cond[:, y : y + size, x : x + size].float(), residual[fine].float(), spread[fine].float()))
-    cond, residual, spread = (torch.stack(p) for p in zip(*parts, strict=True))
+    cond, residual, spread = residual_pieces(size, batch_size, generator)
     return {"cond": cond, "y": residual + (torch.rand(residual.shape, generator=generator) - 0.5) / 255 / spread}
 
 

@@ -107,9 +107,8 @@ def residual_pairs() -> list[tuple[Tensor, Tensor, Tensor]]:
 TYPICAL_SPREAD = 0.04  # image units; only sets the loss's unit
 
 
-def residual_patches(step: int, size: int, batch_size: int, seed: int) -> dict[str, Tensor]:
-    """A batch of residual patches with everything random about it: places, times and noise."""
-    generator = step_generator(seed, step)
+def residual_pieces(size: int, batch_size: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Condition, normalised residual and spread of patches (size x size on the LR grid) of photos chosen at random."""
     records = residual_pairs()
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for i in torch.randint(len(records), (batch_size,), generator=generator).tolist():
@@ -118,6 +117,13 @@ def residual_patches(step: int, size: int, batch_size: int, seed: int) -> dict[s
         fine = (slice(None), slice(4 * y, 4 * (y + size)), slice(4 * x, 4 * (x + size)))
         parts.append((cond[:, y : y + size, x : x + size].float(), residual[fine].float(), spread[fine].float()))
     cond, residual, spread = (torch.stack(p) for p in zip(*parts, strict=True))
+    return cond, residual, spread
+
+
+def residual_patches(step: int, size: int, batch_size: int, seed: int) -> dict[str, Tensor]:
+    """A batch of residual patches with everything random about it: places, times and noise."""
+    generator = step_generator(seed, step)
+    cond, residual, spread = residual_pieces(size, batch_size, generator)
     t = random_times(batch_size, generator)
     noise = torch.randn(residual.shape, generator=generator)
     return {"z_0": residual, "cond": cond, "weight": spread / TYPICAL_SPREAD, "t": t, "noise": noise}
