@@ -367,20 +367,21 @@ widgets.frames(
 # %% [markdown]
 # ## How the course is laid out
 #
-# Eight chapters exist now; the others are planned.
+# Ten chapters exist now; the others are planned.
 #
 # | chapter | you learn to | status |
 # |---|---|---|
 # | 00 Start here | super-resolve a photo, find your way | ready |
 # | [01 Super-resolution basics](01_super_resolution_basics.ipynb) | write down how a photo loses its detail, and why this cannot be undone | ready |
 # | [02 Image quality](02_image_quality.ipynb) | measure an answer, and know when each measure lies | ready |
-# | 03 | what came before diffusion | planned |
+# | [03 Before diffusion](03_before_diffusion.ipynb) | see why regression blurs, and what four older families of models do about it | ready |
 # | [04 DDPM](04_ddpm.ipynb) | derive a diffusion model, train one, and choose its variances | ready |
 # | [05 Score-based models](05_score_based_models.ipynb) | learn a score by denoising, and sample with Langevin dynamics | ready |
 # | [06 SDEs](06_sdes.ipynb) | see both as one differential equation, reverse it, and invert a face | ready |
 # | [07 Efficient sampling](07_efficient_sampling.ipynb) | get the same pictures for fewer network calls, and choose a sampler by evidence | ready |
 # | [08 Likelihood](08_likelihood.ipynb) | say how probable a model makes an image, and why that is not how good it looks | ready |
-# | 09–12 | SR3, conditioning and guidance, state domains, corruption spaces | planned |
+# | [09 SR3](09_sr3.ipynb) | rebuild the paper that brought diffusion to super-resolution, and judge it honestly | ready |
+# | 10–12 | conditioning and guidance, state domains, corruption spaces | planned |
 # | 13–15 | zero-shot methods: projection, decomposition, posterior | planned |
 # | 16–20 | colour shift, architectures, applications, comparability, frontiers | planned |
 #
