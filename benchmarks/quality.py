@@ -190,8 +190,8 @@ def plane(name: str, rows: dict[str, dict[str, float]], errors: dict[str, dict[s
     figure = scatter(
         {method: pair(rows, method) for method in shown},
         errors={method: pair(errors, method, 1.96) for method in shown},
-        names={method: [method] for method in shown},
-        title=f"{name}: right is closer to the original, down is closer to photos",
+        names={method: [method] for method in shown} if len(shown) > 7 else None,  # then colours and markers repeat
+        title=f"{name}: right is closer to the original, down is closer to what originals look like",
         alt="; ".join(f"{m}: {rows[m]['Y-PSNR']:.2f} dB, sliced W1 {rows[m]['sliced W1']:.2f}" for m in shown),
         xlabel="Y-PSNR (dB)",
         ylabel="sliced W1 (/255)",

@@ -250,3 +250,102 @@ def test_states_of_the_shipped_residual_are_normalised(pairs):
     z_0 = domain.encode(hr, lr)
     torch.testing.assert_close(photos.residual_pairs()[0][1].float(), z_0[0], atol=2e-2, rtol=2e-3)
     torch.testing.assert_close(domain.decode(z_0, lr), hr, atol=1e-5, rtol=0)
+
+
+class Answers(nn.Module):
+    """A network that always gives the same answer, and remembers what it was shown."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, *shown):
+        self.shown = shown
+        return self.answer
+
+
+@pytest.mark.parametrize("name", sr3.RECIPES)
+def test_sr3s_loss_is_zero_at_the_true_noise_and_shows_the_network_what_sampling_will(pairs, name):
+    """The image and not the condition is noised, the level told is the image's, and no error of eps goes unpunished."""
+    recipe = RECIPES[name]()
+    batch = {key: value[:4] for key, value in recipe.batch(3).items()}
+    network = Answers(batch["noise"])
+    assert recipe.loss(network, batch).max() == 0
+    u, level, cond = network.shown
+    alpha = (8 * level).double().sigmoid().sqrt().view(-1, 1, 1, 1)
+    clean = u - (1 - alpha**2).sqrt() * batch["noise"]
+    torch.testing.assert_close(clean, alpha * batch["z_0"].double(), atol=1e-6, rtol=0)
+    assert torch.equal(cond, batch["cond"])
+    for wrong in (-batch["noise"], torch.zeros_like(batch["noise"])):
+        assert recipe.loss(Answers(wrong), batch).min() > 0.1
+
+
+@pytest.mark.parametrize("name", ["photo-sr3-x4", "faces-sr3-x4"])
+def test_sr3s_loss_is_that_of_v_of_the_normalised_residual_times_its_spread(pairs, name):
+    """Typed from the derivation: eps = sigma' r' + alpha' v' with alpha' = s alpha / size, sigma' = sigma / size."""
+    batch = {key: value[:5] for key, value in RECIPES[name]().batch(1).items()}
+    s = sr3.LOCAL_SPREADS[name](batch["cond"])
+    log_snr = batch["log_snr"].view(-1, 1, 1, 1).double()
+    alpha, sigma = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
+    per_v = s * alpha / (s**2 * alpha**2 + sigma**2).sqrt()
+    wrong_by = torch.randn(batch["noise"].shape, generator=Generator().manual_seed(0))
+    loss = sr3.sr3_loss(Answers(batch["noise"].double() + per_v * wrong_by), batch)
+    expected = (s / sr3.SPREADS[name] * wrong_by**2).mean((1, 2, 3))
+    torch.testing.assert_close(loss.float(), expected, rtol=2e-3, atol=1e-6)
+
+
+def test_sr3s_conditions_are_the_enlarged_lr_images_in_state_units(pairs):
+    batch = RECIPES["photo-sr3-x4"]().batch(2)
+    lr = photos.random_patches(2, 4, 24, 16, 0)["lr"]
+    torch.testing.assert_close(batch["cond"], 2 * resize(lr, 4) - 1)
+    faces_batch = RECIPES["faces-sr3-x4"]().batch(2)
+    shrunk = resize(resize(faces_batch["cond"], 1 / 4), 4)
+    assert (faces_batch["z_0"] - faces_batch["cond"]).square().mean() < (faces_batch["z_0"] - shrunk).square().mean()
+    assert faces_batch["cond"].mean() == pytest.approx(faces_batch["z_0"].mean().item(), abs=2e-3)
+
+
+def test_the_cascades_conditions_hold_as_much_noise_as_they_say(pairs):
+    """A quarter of them none; sqrt(1 - gamma) is what the last channel says. Four standard errors of a chi-square."""
+    told, found = [], []
+    for step in range(3):
+        generator = sr3.step_generator(0, step)
+        chosen = torch.randint(len(sr3.cascade_pairs()), (16,), generator=generator).tolist()
+        lr = torch.stack([random_patch(sr3.cascade_pairs()[i], 28, generator)[0] for i in chosen]).float() / 255
+        cond = sr3.cascade_patches(step, 28, 16, 0)["cond"]
+        std = cond[:, 3, 0, 0]
+        assert torch.equal(cond[:, 3:], std.view(-1, 1, 1, 1).expand_as(cond[:, 3:]))
+        rest = cond[:, :3] - (1 - std**2).sqrt().view(-1, 1, 1, 1) * (2 * resize(lr, 2) - 1)
+        told.append(std)
+        found.append(rest.square().mean((1, 2, 3)).sqrt())
+    told, found = torch.cat(told), torch.cat(found)
+    numbers = 3 * 56 * 56
+    assert ((found - told).abs() <= 4 * told / (2 * numbers) ** 0.5 + 1e-6).all()
+    assert 0 < told.max() <= sr3.STRONGEST_AUGMENTATION
+    assert 3 <= (told == 0).sum() <= 23  # 12 of 48 expected, four standard deviations
+
+
+def test_the_flows_states_are_normalised_residuals_with_a_grey_level_of_noise(pairs):
+    """mean + spread y is an original up to half a grey level, uniformly."""
+    batch = RECIPES["photo-flow-x4"]().batch(0)
+    generator = sr3.step_generator(0, 0)
+    cond, residual, spread = photos.residual_pieces(24, 16, generator)
+    level = (batch["y"] - residual) * spread * 255
+    assert torch.equal(batch["cond"], cond)
+    assert level.abs().max() <= 0.5 + 1e-3 and level.std() == pytest.approx((1 / 12) ** 0.5, rel=0.01)
+
+
+def test_the_game_freezes_the_spread_and_starts_from_the_regression(pairs):
+    """The content term alone is left when the generator's answer is the original and the discriminator says nothing."""
+    game = RECIPES["photo-gan-x4"]().network()
+    lr = torch.rand(2, 3, 8, 8, generator=Generator().manual_seed(0))
+    regression = load_pretrained("photo-regression-x4")
+    with torch.no_grad():
+        answer = regression(lr)
+        torch.testing.assert_close(game.generator(lr), answer)
+    for p in game.discriminator.layers[-1].parameters():
+        nn.init.zeros_(p)
+    torch.testing.assert_close(game(lr, answer), torch.full((2,), 2.0))  # the hinge's value for a silent discriminator
+    torch.testing.assert_close(game(lr, answer + 0.1), torch.full((2,), 2.1))
+    game(lr, answer + 0.1).mean().backward()
+    assert all(p.grad is None for p in game.generator.unsure.parameters())
+    assert game.generator.detail.weight.grad.abs().max() > 0

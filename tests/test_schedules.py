@@ -25,9 +25,10 @@ BUILT = {
     "flow": schedules.flow(),
     "from_betas": schedules.from_betas(LINEAR_BETAS),
     "zero_terminal_snr": schedules.zero_terminal_snr(schedules.from_betas(LINEAR_BETAS)),
+    "shifted_cosine": schedules.shifted_cosine(0.12),
 }
 every_schedule = pytest.mark.parametrize("schedule", BUILT.values(), ids=BUILT)
-ends_in_pure_noise = ("vp_cosine", "flow", "zero_terminal_snr")
+ends_in_pure_noise = ("vp_cosine", "flow", "zero_terminal_snr", "shifted_cosine")
 
 
 def exact(name: str, t: float) -> tuple[float, float]:
@@ -320,3 +321,18 @@ def test_impossible_ranges_are_refused():
         schedules.trailing_times(11, total=10)
     with pytest.raises(ValueError, match="sigma_min must be below"):
         schedules.karras_times(BUILT["edm"], 5, sigma_min=90)
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.12, 1.0, 3.0])
+def test_a_residual_of_that_spread_sees_the_cosine_schedule(spread):
+    """spread alpha / sigma of the whole image is the cosine schedule's alpha / sigma: its log-SNR is larger by -2 log(spread)."""
+    t = torch.linspace(1e-3, 0.999, 50, dtype=torch.float64)
+    shifted, cosine = schedules.shifted_cosine(spread), schedules.vp_cosine()
+    torch.testing.assert_close(shifted.log_snr(t) + 2 * math.log(spread), cosine.log_snr(t), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(shifted.alpha(t) ** 2 + shifted.sigma(t) ** 2, torch.ones_like(t), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("spread", [0.0, -1.0, math.nan])
+def test_a_bad_spread_is_named(spread):
+    with pytest.raises(ValueError, match="spread"):
+        schedules.shifted_cosine(spread)

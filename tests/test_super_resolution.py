@@ -5,16 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Generator
+from torch.nn.functional import pixel_shuffle
 
 from tutorial_lib.data import faces
+from tutorial_lib.denoisers import NetworkDenoiser
 from tutorial_lib.images import resize
 from tutorial_lib.metrics import lr_consistency
+from tutorial_lib.networks.regression import condition
 from tutorial_lib.pretrained import SPREADS, load_pretrained
+from tutorial_lib.samplers import ddim, last
 from tutorial_lib.schedules import shifted_cosine
+from tutorial_lib.sr3 import with_condition
 from tutorial_lib.super_resolution import (
+    AUGMENTATION,
     ETA,
     FACE_METHODS,
     METHODS,
+    TEMPERATURE,
     face_super_resolve,
     in_tiles,
     one_source_per_image,
@@ -156,6 +163,36 @@ def test_sr3_is_told_the_enlarged_image_and_the_noise_level():
             z = z + fresh * source(cond) if s > 0 else z
     expected = ((z + 1) / 2).clamp(0, 1)
     torch.testing.assert_close(super_resolve(lr, method="sr3", seed=3, steps=4), expected, atol=2e-4, rtol=0)
+
+
+def test_the_flows_sample_is_mean_plus_spread_times_the_inverse_of_tempered_noise():
+    lr = smooth(9, 14)
+    noise = one_source_per_image(5, 1)(torch.empty(1, 48, 9, 14))
+    with torch.inference_mode():
+        mean, spread, cond = condition(load_pretrained("photo-regression-x4"), lr)
+        state = pixel_shuffle(load_pretrained("photo-flow-x4").inverse(TEMPERATURE * noise, cond), 4)
+    expected = (mean + spread * state).clamp(0, 1)
+    torch.testing.assert_close(super_resolve(lr, method="flow", seed=5), expected, atol=1e-4, rtol=0)
+
+
+def test_the_cascade_is_two_stages_and_tells_the_second_how_noisy_its_condition_is():
+    """The stages typed again: the second sees the first one's answer with AUGMENTATION of noise, and is told so."""
+    lr, source = smooth(6, 9), one_source_per_image(2, 1)
+    grid, name, image = sr3_times(3), "photo-sr3-x2", lr
+    schedule = shifted_cosine(SPREADS[name])
+    network = NetworkDenoiser(load_pretrained(name), "eps", schedule)
+    with torch.inference_mode():
+        for std in (0.0, AUGMENTATION):
+            cond = 2 * resize(image, 2) - 1
+            if std:
+                cond = (1 - std**2) ** 0.5 * cond + std * source(cond)
+            told = torch.cat([cond, torch.full_like(cond[:, :1], std)], 1)
+            states = ddim(
+                with_condition(network, told), schedule, source(cond), grid, eta=ETA["sr3-cascade"], noise=source
+            )
+            image = (last(states) + 1) / 2
+    found = super_resolve(lr, method="sr3-cascade", seed=2, steps=3)
+    torch.testing.assert_close(found, image.clamp(0, 1), atol=2e-4, rtol=0)
 
 
 def test_bad_faces_are_named():
