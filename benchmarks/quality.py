@@ -3,6 +3,7 @@
     python benchmarks/quality.py                         all sets, all methods, scale 4
     python benchmarks/quality.py --costs --planes out    parameters, multiply-adds; perception-distortion planes as PNG
     python benchmarks/quality.py --protocol              bicubic at 2, 3 and 4 beside the published numbers
+    python benchmarks/quality.py --scales                "continuous" beside bicubic at 2, 2.5, 3, 3.5 and 4
     python benchmarks/quality.py --samples 10 --cards    also the fit over samples, and numbers into the models' cards
     python benchmarks/quality.py --sets Set5 --methods bicubic --limit 2 --json out/quality.json
 
@@ -50,12 +51,16 @@ CARDS = {
     "flow": "photo-flow-x4",
     "sr3": "photo-sr3-x4",
     "sr3-cascade": "photo-sr3-x2",
+    "srdiff": "photo-srdiff-x4",
     "residual-diffusion": "photo-residual-x4",
+    "wavelet": "photo-wavelet-x4",
+    "latent": "photo-latent-x4",
+    "continuous": "photo-continuous",
 }
-NETWORKS = CARDS | {  # what a method computes with, for its costs
-    "flow": "photo-regression-x4 photo-flow-x4",
-    "residual-diffusion": "photo-regression-x4 photo-residual-x4",
-}
+ON_REGRESSION = ("flow", "srdiff", "residual-diffusion", "wavelet", "latent", "continuous")  # these run it once, too
+NETWORKS = CARDS | {m: f"photo-regression-x4 {CARDS[m]}" for m in ON_REGRESSION}  # what a method computes with
+NETWORKS["latent"] += " photo-autoencoder-x4"
+SCALES = (2, 2.5, 3, 3.5, 4)  # of "continuous"
 COLUMNS = {
     "Y-PSNR": "dB",
     "SSIM": "",
@@ -76,11 +81,12 @@ def rounded(images: Tensor) -> Tensor:
 
 
 def calls(method: str, steps: int | None) -> float:
-    """Network calls of a method: each stage of a cascade and the regression that others build on count."""
+    """Network calls of a method: each stage of a cascade, the regression others build on, and a decoder count."""
+    once = (method in ON_REGRESSION) + (method == "latent")
     if method in STEPS:
         stages = STEPS[method] if isinstance(STEPS[method], tuple) else (STEPS[method],)
-        return sum(steps or n for n in stages) + (method == "residual-diffusion")
-    return {"regression": 1, "gan": 1, "flow": 2}.get(method, 0)
+        return sum(steps or n for n in stages) + once
+    return {"regression": 1, "gan": 1, "flow": 1}.get(method, 0) + once
 
 
 def measure(sr: Tensor, hr: Tensor, lr: Tensor, network_calls: float = math.nan, seconds: float = math.nan) -> dict:
@@ -245,6 +251,27 @@ def protocol(images: Sequence[Tensor], scale: int) -> tuple[float, float]:
     return tuple(sum(column) / len(scores) for column in zip(*scores, strict=True))
 
 
+def measure_scales(images: Sequence[Tensor], seed: int) -> dict[str, dict[str, float]]:
+    """Mean Y-PSNR and sliced W1 of "bicubic" and "continuous" at every one of SCALES.
+
+    Where a scale is no whole number, the original is cut so that its LR image, times the scale, has its size again.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for scale in SCALES:
+        found: dict[str, list[tuple[float, float]]] = {"bicubic": [], "continuous": []}
+        for image in images:
+            height, width = (math.floor(int(n / scale / 2) * 2 * scale) for n in image.shape[-2:])
+            hr = image[..., :height, :width]
+            lr = rounded(resize(hr, 1 / scale))
+            for method, values in found.items():
+                sr = rounded(super_resolve(lr, method=method, scale=scale, seed=seed)[..., :height, :width])
+                values.append((psnr(sr, hr, crop=4).item(), 255 * sliced_wasserstein(sr, hr).item()))
+        for method, values in found.items():
+            quality, distance = (sum(column) / len(values) for column in zip(*values, strict=True))
+            rows[f"{method} x{scale}"] = {"Y-PSNR": quality, "sliced W1": distance}
+    return rows
+
+
 def cell(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
 
@@ -318,6 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--protocol", action="store_true", help="only bicubic at scales 2, 3, 4 beside the published numbers"
     )
+    parser.add_argument("--scales", action="store_true", help="only bicubic and continuous at scales from 2 to 4")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     parser.add_argument("--cards", action="store_true", help="also write them into the cards beside the weights")
     options = parser.parse_args(arguments)
@@ -326,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("### Costs\n\n" + table(costs(options.methods)) + "\n", flush=True)
     for name in options.sets:
         if name == "faces":
-            if options.protocol:
+            if options.protocol or options.scales:
                 continue
             count = min(FACES, options.limit or FACES)
             rows, errors = measure_faces(count, options.methods, options.steps, options.seed)
@@ -343,6 +371,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ours = ", ".join(f"{p:.2f}/{s:.4f}" for p, s in found["bicubic"].values())
             print(f"{name}, {len(images)} images, bicubic x2, x3, x4: {ours}")
             print(f"  expected {PUBLISHED[name][0]}; published {PUBLISHED[name][1]}\n", flush=True)
+            continue
+        if options.scales:
+            found["scales"] = measure_scales(images, options.seed)
+            print(f"### {name}, {len(images)} images\n\n{table(found['scales'])}\n", flush=True)
             continue
         rows, errors = measure_set(images, options.methods, options.steps, options.seed)
         report(results, name, len(images), rows, errors, options.planes)

@@ -142,6 +142,31 @@ def test_compare_puts_nearest_bicubic_and_method_side_by_side(tmp_path, faked, c
     close(tmp_path / "out-compare.png", expected, 16)
 
 
+@pytest.mark.parametrize("scale", [1.43, 2.25, 3.33])
+def test_scales_between_whole_numbers(tmp_path, scale):
+    from PIL import Image
+
+    save(picture(3), tmp_path / "in.png")
+    assert upscale(tmp_path / "in.png", tmp_path / "out.png", "--method", "bicubic", "--scale", scale, "--compare") == 0
+    source = load(tmp_path / "in.png")
+    expected = bicubic(source, scale)
+    close(tmp_path / "out.png", expected)
+    height, width = expected.shape[-2:]
+    coordinates = (1 / scale, 0, 0, 0, 1 / scale, 0)
+    nearest = Image.open(tmp_path / "in.png").transform((width, height), Image.Transform.AFFINE, coordinates)
+    shown = load(tmp_path / "out-compare.png")[..., :width]
+    inside = (slice(None), slice(None), slice(0, int(source.shape[-2] * scale)), slice(0, int(source.shape[-1] * scale)))
+    expected = torch.tensor(np.asarray(nearest)).movedim(-1, 0)[None].float() / 255
+    torch.testing.assert_close(shown[inside], expected[inside])
+
+
+@pytest.mark.parametrize("scale", ["0", "-2", "nan", "inf", "many"])
+def test_scales_that_are_no_positive_number(tmp_path, capsys, scale):
+    with pytest.raises(SystemExit):
+        upscale(tmp_path / "in.png", tmp_path / "out.png", "--scale", scale)
+    assert f"must be a positive number, but '{scale}' came" in capsys.readouterr().err
+
+
 def test_folder_in_folder_out(tmp_path, capsys):
     photos = tmp_path / "in"
     photos.mkdir()
@@ -217,7 +242,7 @@ def test_bad_input_is_one_line_status_2_and_no_file(tmp_path, capsys):
         ["upscale"],
         ["upscale", "a.png"],
         ["upscale", "a.png", "b.png", "--scale", "0"],
-        ["upscale", "a.png", "b.png", "--scale", "2.5"],
+        ["upscale", "a.png", "b.png", "--scale", "two"],
         ["upscale", "a.png", "b.png", "--samples", "-1"],
         ["upscale", "a.png", "b.png", "--steps", "0"],
         ["upscale", "a.png", "b.png", "--seed", "x"],

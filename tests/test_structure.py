@@ -11,9 +11,20 @@ PACKAGE = Path(__file__).parents[1] / "tutorial_lib"
 FLOORS = (
     ("checks", "files", "noise", "image_files", "images", "schedules", "linear_operator", "operators"),
     ("steps", "denoisers", "oracles", "degradations", "metrics", "data"),
-    ("samplers", "likelihood", "score_matching", "domains", "networks", "sparse", "sr3", "calibration"),
+    (
+        "samplers",
+        "guidance",
+        "likelihood",
+        "score_matching",
+        "domains",
+        "latents",
+        "networks",
+        "sparse",
+        "sr3",
+        "calibration",
+    ),
     ("training", "recipes", "pretrained", "distillation"),
-    ("super_resolution",),
+    ("super_resolution", "conditioning"),
     ("figures", "plots", "widgets", "exercises", "cli", "doctor", "__main__"),
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}

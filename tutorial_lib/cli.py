@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 import time
@@ -41,6 +42,17 @@ def whole_number(text: str) -> int:
     return number
 
 
+def factor(text: str) -> float:
+    """A positive number, whole where it is, for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, but {text!r} came")
+    return int(number) if number == int(number) else number
+
+
 def seed(text: str) -> int:
     """A whole number that torch's generators take as a seed, for argparse."""
     if not text.isdecimal() or int(text) >= 2**62:
@@ -61,10 +73,14 @@ def build_parser() -> Parser:
     command.add_argument(
         "--method",
         default="residual-diffusion",
-        help="bicubic, sparse, regression, gan, flow, sr3, sr3-cascade or residual-diffusion (default)",
+        help="residual-diffusion (default), wavelet, latent, srdiff, sr3, sr3-cascade, continuous, flow, gan, regression, "
+        "sparse or bicubic",
     )
     command.add_argument(
-        "--scale", type=whole_number, default=4, help="times larger (default 4; learned methods: 4 only)"
+        "--scale",
+        type=factor,
+        default=4,
+        help="times larger (default 4; bicubic: any number; continuous: from 2 to 4; the others: 4 only)",
     )
     command.add_argument("--steps", type=whole_number, help="network calls of a diffusion method (more: slower, finer)")
     command.add_argument(
@@ -235,8 +251,9 @@ def upscale_file(source: Path, target: Path, arguments: argparse.Namespace) -> N
         save(spread / white if white else spread, beside("std"), bits)
         print(f"{beside('std')}: standard deviation of the {samples} answers; white is {white:.4f}")
     if arguments.compare:
-        nearest = images.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
         bicubic = enlarge("bicubic", 0, False)
+        rows, columns = (((torch.arange(n) + 0.5) / scale).long() for n in bicubic.shape[-2:])
+        nearest = images[..., rows.clamp(max=images.shape[-2] - 1), :][..., columns.clamp(max=images.shape[-1] - 1)]
         write(torch.cat([nearest, with_alpha(bicubic), with_alpha(first)], -1), beside("compare"))
 
 

@@ -9,14 +9,20 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from .checks import check_one_of
 from .files import sha256
+from .images import resize
+from .networks.autoencoder import KLAutoencoder, VQAutoencoder
+from .networks.classifier import FaceClassifier
+from .networks.conditioning import ConditionedUNet, Modulator
 from .networks.flow import ConditionalFlow
+from .networks.implicit import ContinuousNetwork
 from .networks.regression import RegressionNetwork
 from .networks.sr3 import LocalSpread, SR3Network
 from .networks.unet import UNet
+from .networks.vae import ConditionalVAE
 from .sparse import CoupledDictionary
 
 FOLDER = Path(__file__).with_name("weights")
@@ -37,6 +43,17 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "faces-gan-x4": lambda: face_regression_network(),
     "faces-flow-x4": lambda: face_flow_network(),
     "faces-sr3-x4": lambda: face_sr3_network(),
+    "photo-srdiff-x4": lambda: srdiff_network(),
+    "photo-wavelet-x4": lambda: wavelet_network(),
+    "photo-autoencoder-x4": lambda: photo_autoencoder(),
+    "photo-latent-x4": lambda: latent_network(),
+    "photo-continuous": lambda: continuous_network(),
+    "faces-conditions-x4": ConditionedUNet,
+    "faces-vae-x4": lambda: face_vae(),
+    "faces-adapter-x4": lambda: face_adapter(),
+    "faces-classifier-32": FaceClassifier,
+    "faces-kl-32": lambda: KLAutoencoder(std=0.1),
+    "faces-vq-32": lambda: VQAutoencoder(std=0.1),
 }
 SPREADS = {"photo-sr3-x4": 0.12, "photo-sr3-x2": 0.085, "faces-sr3-x4": 0.155}  # rms of hr - bicubic, state units
 LOCAL_SPREADS = {
@@ -44,6 +61,23 @@ LOCAL_SPREADS = {
     "photo-sr3-x2": LocalSpread(floor=0.007, gain=1.3, most=0.2, window=5),
     "faces-sr3-x4": LocalSpread(floor=0.01, gain=1.2, most=0.3, window=13),
 }
+WAVELET_SCALES = {"LL": 0.66, "H2": 1.5, "V2": 1.45, "D2": 1.1, "H1": 0.9, "V1": 0.88, "D1": 0.54}  # rms of photo bands
+LATENT_SCALE = 1.0  # standard deviation of photo-autoencoder-x4's latents on training photos
+
+
+def bicubic_spread(lr: Tensor) -> Tensor:
+    """How far a photo lies from its bicubic enlargement by 4 at each pixel, (B, 1, 4 h, 4 w), in image units: SRDiff's unit."""
+    return LOCAL_SPREADS["photo-sr3-x4"](2 * resize(lr, 4) - 1) / 2
+
+
+def continuous_spread(base: Tensor, scale: float) -> Tensor:
+    """How far a photo lies from its enlargement `base` (B, 3, H, W) in [0, 1] at each pixel, at scales from 2 to 4, (B, 1, H, W).
+
+    The numbers run between those of photo-sr3-x2 and photo-sr3-x4; image units.
+    """
+    more = (scale - 2) / 2
+    local = LocalSpread(floor=0.007 + 0.003 * more, gain=1.3 + 0.4 * more, most=0.2 + 0.05 * more, window=9)
+    return local(2 * base - 1) / 2
 
 
 def sparse_dictionary() -> CoupledDictionary:
@@ -74,6 +108,41 @@ def sr3_network() -> SR3Network:
 def cascade_network() -> SR3Network:
     """SR3 for photos at scale 2, told how noisy its LR image is."""
     return SR3Network(LOCAL_SPREADS["photo-sr3-x2"], channels=(64, 128), blocks=2, fold=2, augmented=True)
+
+
+def srdiff_network() -> UNet:
+    """SRDiff's denoiser: the residual to bicubic, told the enlarged LR image (48) and the regression's features (64)."""
+    return UNet(in_channels=3, out_channels=3, cond_channels=48 + 64, channels=(64, 128), blocks=2, fold=4)
+
+
+def wavelet_network() -> UNet:
+    """The denoiser of photo-wavelet-x4: 48 band channels on the LR grid, told the 115 channels of the regression."""
+    return UNet(in_channels=48, out_channels=48, cond_channels=3 + 48 + 64, channels=(64, 128), blocks=2)
+
+
+def photo_autoencoder() -> KLAutoencoder:
+    """The regression's residual (3, 4 h, 4 w), told its 115 channels, as 32 numbers for every 2 x 2 LR pixels (192 values)."""
+    return KLAutoencoder(3, 32, fold=4, levels=1, hidden=(48, 80), blocks=2, cond_channels=3 + 48 + 64, std=0.2)
+
+
+def latent_network() -> UNet:
+    """The denoiser of photo-latent-x4: 32 channels on half the LR grid, told the regression's 115 channels folded by 2."""
+    return UNet(in_channels=32, out_channels=32, cond_channels=4 * (3 + 48 + 64), channels=(80, 112), blocks=2)
+
+
+def continuous_network() -> ContinuousNetwork:
+    """IDM in small: one network for every scale from 2 to 4, told the features of the regression."""
+    return ContinuousNetwork(features=64, told=40, channels=(48, 96), blocks=2)
+
+
+def face_vae() -> ConditionalVAE:
+    """The VAE of DiffuseVAE's reference: faces folded to 8 x 8 x 48, two latent numbers a place, told the regression."""
+    return ConditionalVAE(channels=48, cond_channels=3 + 48 + 64, latent=2, hidden=48)
+
+
+def face_adapter() -> Modulator:
+    """The adapter that steers the frozen faces-unconditional-32."""
+    return Modulator((96, 160), fold=2, width=48)
 
 
 def flow_network() -> ConditionalFlow:

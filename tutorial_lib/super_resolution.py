@@ -10,11 +10,20 @@ from torch import Generator, Tensor, nn
 
 from .checks import check_images, check_one_of, check_positive
 from .denoisers import Denoiser, NetworkDenoiser
+from .domains import Latent, Residual, Wavelet
 from .images import resize
+from .networks.implicit import padded
 from .networks.regression import condition
 from .noise import Noise, standard_normal
 from .operators import Bicubic
-from .pretrained import SPREADS, load_pretrained
+from .pretrained import (
+    LATENT_SCALE,
+    SPREADS,
+    WAVELET_SCALES,
+    bicubic_spread,
+    continuous_spread,
+    load_pretrained,
+)
 from .samplers import ddim, last
 from .schedules import shifted_cosine, uniform_times, vp_cosine
 from .sparse import sparse_super_resolve
@@ -28,7 +37,11 @@ METHODS: dict[str, str] = {
     "flow": "a normalising flow draws a sample of what the regression leaves out, in one call (scale 4)",
     "sr3": "a diffusion model of the whole photo told its bicubic enlargement (scale 4)",
     "sr3-cascade": "the same at scale 2, run twice (scale 4)",
+    "srdiff": "a diffusion model adds a sample of what bicubic leaves out, told a network's features (scale 4)",
     "residual-diffusion": "a diffusion model adds a sample of what the regression leaves out (scale 4)",
+    "wavelet": "the same in Haar bands, with a smaller network and fewer steps (scale 4)",
+    "latent": "the same in the code of an autoencoder, on half the LR grid (scale 4)",
+    "continuous": "a diffusion model of what bicubic leaves out, one network for every scale from 2 to 4",
 }
 FACE_METHODS: dict[str, str] = {
     "bicubic": METHODS["bicubic"],
@@ -37,8 +50,24 @@ FACE_METHODS: dict[str, str] = {
     "flow": "a normalising flow draws a sample of what the regression leaves out",
     "sr3": "a diffusion model of the whole face told its bicubic enlargement",
 }
-STEPS = {"residual-diffusion": 20, "sr3": 20, "sr3-cascade": (10, 10)}  # default network calls
-ETA = {"residual-diffusion": 0.7, "sr3": 1.0, "sr3-cascade": 1.0}  # share of DDPM's noise (beta-tilde) in each step
+STEPS = {  # default network calls
+    "sr3": 20,
+    "sr3-cascade": (10, 10),
+    "srdiff": 20,
+    "residual-diffusion": 20,
+    "wavelet": 8,
+    "latent": 15,
+    "continuous": 20,
+}
+ETA = {  # share of DDPM's noise (beta-tilde) in each step
+    "sr3": 1.0,
+    "sr3-cascade": 1.0,
+    "srdiff": 0.7,
+    "residual-diffusion": 0.7,
+    "wavelet": 0.7,
+    "latent": 0.7,
+    "continuous": 0.7,
+}
 TEMPERATURE = 0.9  # of the flow
 AUGMENTATION = 0.02  # noise that the second stage of the cascade adds to the first one's answer, state units
 FIRST_TIME = 0.999  # of SR3's schedule: eps says nothing about the image where alpha is 0
@@ -68,9 +97,12 @@ def super_resolve(
     check_positive(scale, "scale")
     if method == "bicubic":
         return resize(lr, scale).clamp(0, 1)
-    if scale != 4:
+    if method == "continuous" and not 2 <= scale <= 4:
+        raise ValueError(f"method 'continuous' has weights for scales from 2 to 4, but scale={scale} came")
+    if method != "continuous" and scale != 4:
         raise ValueError(
-            f"method {method!r} has weights for scale 4 only, but scale={scale} came; 'bicubic' takes any scale"
+            f"method {method!r} has weights for scale 4 only, but scale={scale} came; 'bicubic' takes any scale, "
+            "'continuous' every scale from 2 to 4"
         )
     if tile is not None and (tile < 4 or tile % 4):
         raise ValueError(f"tile must be a positive multiple of 4 LR pixels or None, but {tile!r} came")
@@ -96,8 +128,11 @@ def super_resolve(
             )
         elif method == "sr3-cascade":
             sr = cascade(x, noise, (steps, steps) if steps else STEPS[method], tile, progress)
+        elif method == "continuous":
+            sr = continuous(x, scale, noise, steps or STEPS[method], tile, progress)
         else:
-            sr = residual_diffusion(x, noise, steps or STEPS[method], tile, progress)
+            function = {"srdiff": srdiff, "wavelet": wavelet, "latent": latent}.get(method, residual_diffusion)
+            sr = function(x, noise, steps or STEPS[method], tile, progress)
         return sr.clamp(0, 1).to(lr.dtype)
 
 
@@ -214,6 +249,45 @@ def cascade(lr: Tensor, noise: Noise, steps: tuple[int, int], tile: int | None, 
     return image
 
 
+def sampled(
+    name: str,
+    method: str,
+    like: Tensor,
+    cond: Tensor,
+    noise: Noise,
+    steps: int,
+    tile: int | None,
+    progress: bool,
+) -> Tensor:
+    """A state shaped like `like`: DDIM with the method's eta on the cosine schedule's even grid, told cond, tile by tile."""
+    schedule = vp_cosine()
+    denoiser = tiled(NetworkDenoiser(pretrained(name, like), "v", schedule), cond, tile)
+    return last(
+        ddim(denoiser, schedule, noise(like), uniform_times(steps), eta=ETA[method], noise=noise, progress=progress)
+    )
+
+
+def srdiff(lr: Tensor, noise: Noise, steps: int, tile: int | None, progress: bool) -> Tensor:
+    """SRDiff: bicubic + spread * (a sample of the normalised residual), told features of a network trained beforehand.
+
+    Li et al., arXiv 2104.14951, whose features come from RRDBs (`networks.rrdb`); here they are those of
+    photo-regression-x4, which is there already. They multiply the residual by 2 and clip it; here it is divided by a local
+    spread and not clipped.
+    """
+    regression = pretrained("photo-regression-x4", lr)
+    base = resize(lr, 4)
+    told = in_tiles(regression.features, [lr], tile)
+    cond = torch.cat([F.pixel_unshuffle(base - 0.5, 4), told], 1)
+    z_0 = sampled("photo-srdiff-x4", "srdiff", base, cond, noise, steps, tile, progress)
+    return Residual(lambda x: resize(x, 4), bicubic_spread).decode(z_0, lr)
+
+
+def regression_condition(lr: Tensor, tile: int | None) -> Tensor:
+    """What the regression's diffusion models are told, (B, 115, h, w); half precision, for storage only."""
+    regression = pretrained("photo-regression-x4", lr)
+    return in_tiles(lambda x: condition(regression, x)[2].half(), [lr], tile)
+
+
 def residual_diffusion(lr: Tensor, noise: Noise, steps: int, tile: int | None, progress: bool) -> Tensor:
     """Predict, refine, project: mean + spread * (a DDIM sample of the normalised residual), made consistent with lr.
 
@@ -222,31 +296,87 @@ def residual_diffusion(lr: Tensor, noise: Noise, steps: int, tile: int | None, p
     A^+ (lr - A sr), after which downsampling gives lr back.
     """
     regression = pretrained("photo-regression-x4", lr)
-    schedule = vp_cosine()
-    denoiser = NetworkDenoiser(pretrained("photo-residual-x4", lr), "v", schedule)
-    # half precision for storage only: at 4096 x 4096 the condition is the largest thing in memory
-    cond = in_tiles(lambda x: condition(regression, x)[2].half(), [lr], tile)
-    z = noise(lr.new_empty(len(lr), 3, 4 * lr.shape[-2], 4 * lr.shape[-1]))
-    states = ddim(
-        tiled(denoiser, cond, tile),
-        schedule,
-        z,
-        uniform_times(steps),
-        eta=ETA["residual-diffusion"],
-        noise=noise,
-        progress=progress,
-    )
-    del z  # the sampler holds the state now, and drops it as it goes on
-    z_0 = last(states)
-    del cond, states, denoiser
+    like = lr.new_empty(len(lr), 3, 4 * lr.shape[-2], 4 * lr.shape[-1])
+    cond = regression_condition(lr, tile)
+    z_0 = sampled("photo-residual-x4", "residual-diffusion", like, cond, noise, steps, tile, progress)
+    del cond
 
     def decode(x: Tensor, part: Tensor) -> Tensor:
         mean, spread, _ = condition(regression, x)
         return mean + spread * part
 
-    sr = in_tiles(decode, [lr, z_0], tile)
-    operator = Bicubic(4)
+    return consistent(in_tiles(decode, [lr, z_0], tile), lr)
+
+
+def consistent(sr: Tensor, lr: Tensor) -> Tensor:
+    """sr + A^+ (lr - A sr), A = MATLAB's bicubic downsampling: the nearest image whose LR image is lr."""
+    operator = Bicubic(sr.shape[-1] // lr.shape[-1])
     return sr + operator.pinv(lr - operator(sr))
+
+
+def wavelet(lr: Tensor, noise: Noise, steps: int, tile: int | None, progress: bool) -> Tensor:
+    """Residual diffusion in two levels of Haar bands of unit variance, on the LR grid; made consistent with lr.
+
+    Moser et al., arXiv 2304.01994 (DiWa), one level and the plain residual of a predictor.
+    """
+    regression = pretrained("photo-regression-x4", lr)
+    cond = regression_condition(lr, tile)
+    like = lr.new_empty(len(lr), 48, *lr.shape[-2:])
+    z_0 = sampled("photo-wavelet-x4", "wavelet", like, cond, noise, steps, tile, progress)
+
+    def decode(x: Tensor, part: Tensor) -> Tensor:
+        mean, spread, _ = condition(regression, x)
+        residual = Residual(lambda _: mean, lambda _: spread)
+        return Wavelet(2, scales=WAVELET_SCALES, of=residual).decode(part, x)
+
+    return consistent(in_tiles(decode, [lr, z_0], tile), lr)
+
+
+def latent(lr: Tensor, noise: Noise, steps: int, tile: int | None, progress: bool) -> Tensor:
+    """Residual diffusion in the latents of photo-autoencoder-x4, on half the LR grid; made consistent with lr.
+
+    Rombach et al., arXiv 2112.10752, encode the image itself and tell the denoiser alone about the LR image; here the
+    autoencoder is told as well, so its code holds only what the LR image leaves open.
+    """
+    height, width = lr.shape[-2:]
+    x = F.pad(lr, (0, -width % 2, 0, -height % 2), mode="replicate")
+    regression = pretrained("photo-regression-x4", lr)
+    autoencoder = pretrained("photo-autoencoder-x4", lr)
+    cond = F.pixel_unshuffle(regression_condition(x, tile), 2)
+    half = tile and tile // 2
+    like = lr.new_empty(len(lr), autoencoder.latent, x.shape[-2] // 2, x.shape[-1] // 2)
+    z_0 = sampled("photo-latent-x4", "latent", like, cond, noise, steps, half, progress)
+    del cond
+
+    def decode(part: Tensor, x: Tensor) -> Tensor:
+        mean, spread, told = condition(regression, x)
+        residual = Residual(lambda _: mean, lambda _: spread)
+        return Latent(autoencoder, LATENT_SCALE, condition=lambda _: told, of=residual).decode(part, x)
+
+    sr = in_tiles(decode, [z_0, x], half)
+    return consistent(sr[..., : 4 * height, : 4 * width], lr)
+
+
+def continuous(lr: Tensor, scale: float, noise: Noise, steps: int, tile: int | None, progress: bool) -> Tensor:
+    """bicubic + spread * (a sample of the normalised residual) at any scale from 2 to 4. Gao et al., arXiv 2303.16491 (IDM)."""
+    network = pretrained("photo-continuous", lr)
+    base = resize(lr, scale)
+    features = in_tiles(pretrained("photo-regression-x4", lr).features, [lr], tile)
+    cond = network.condition(features, base - 0.5, scale)
+    like = padded(base)
+    schedule = vp_cosine()
+    denoiser = tiled(NetworkDenoiser(network.denoiser, "v", schedule), cond, tile and 2 * tile)
+    states = ddim(
+        denoiser,
+        schedule,
+        noise(like),
+        uniform_times(steps),
+        eta=ETA["continuous"],
+        noise=noise,
+        progress=progress,
+    )
+    z_0 = last(states)[..., : base.shape[-2], : base.shape[-1]]
+    return base + z_0 * continuous_spread(base, scale)
 
 
 def tiled(denoiser: Denoiser, cond: Tensor, tile: int | None) -> Denoiser:

@@ -381,7 +381,8 @@ widgets.frames(
 # | [07 Efficient sampling](07_efficient_sampling.ipynb) | get the same pictures for fewer network calls, and choose a sampler by evidence | ready |
 # | [08 Likelihood](08_likelihood.ipynb) | say how probable a model makes an image, and why that is not how good it looks | ready |
 # | [09 SR3](09_sr3.ipynb) | rebuild the paper that brought diffusion to super-resolution, and judge it honestly | ready |
-# | 10–12 | conditioning and guidance, state domains, corruption spaces | planned |
+# | [10 Conditioning and guidance](10_conditioning_and_guidance.ipynb) | tell one model the same face in six ways, and turn guidance up knowing what it samples | ready |
+# | 11–12 | state domains, corruption spaces | planned |
 # | 13–15 | zero-shot methods: projection, decomposition, posterior | planned |
 # | 16–20 | colour shift, architectures, applications, comparability, frontiers | planned |
 #

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,10 @@ class UNet(nn.Module):
     reflection to a multiple of 2^(levels - 1) and cut back. No attention and no normalisation across pixels: the output at a
     pixel depends only on its neighbourhood, so tiles agree with the whole.
 
+    `told` (B, embedding) is added to what the network is told about the noise: words, classes. `modulation` holds a pair
+    (gain, shift) for each level of the way down, (B, channels, h, w) on its grid: features become features (1 + gain) + shift
+    (FiLM, Perez et al., arXiv 1709.07871, with gains that depend on the place as in StableSR, arXiv 2305.07015).
+
     Ronneberger et al., arXiv 1505.04597; Ho et al., arXiv 2006.11239, whose U-Net has group norm and attention instead.
     """
 
@@ -99,7 +104,14 @@ class UNet(nn.Module):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
-    def forward(self, z: Tensor, level: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        z: Tensor,
+        level: Tensor,
+        cond: Tensor | None = None,
+        told: Tensor | None = None,
+        modulation: Sequence[tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
         x = F.pixel_unshuffle(z, self.fold)
         if cond is not None:
             x = torch.cat([x, cond], 1)
@@ -109,11 +121,16 @@ class UNet(nn.Module):
         if any(pad):
             x = F.pad(x, pad, mode="replicate")
         embedding = self.embed(noise_embedding(level, self.embedding))
+        if told is not None:
+            embedding = embedding + told
         x = self.enter(x)
         kept = []
         for i, level_blocks in enumerate(self.down):
             for block in level_blocks:
                 x = block(x, embedding)
+            if modulation is not None:
+                gain, shift = modulation[i]
+                x = x * (1 + gain) + shift
             if i < len(self.shrink):
                 kept.append(x)
                 x = self.shrink[i](F.pixel_unshuffle(x, 2))

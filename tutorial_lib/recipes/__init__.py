@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import generative, sr3
+from . import conditioning, domains, generative, sr3
 from .base import DirectRecipe, Recipe
 from .digits import digits_likelihood
 from .faces import faces_distilled_32, faces_unconditional_32
@@ -22,6 +22,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits-likelihood": digits_likelihood,
     **generative.RECIPES,
     **sr3.RECIPES,
+    **conditioning.RECIPES,
+    **domains.RECIPES,
 }
 DIRECT_RECIPES: dict[str, Callable[[], DirectRecipe]] = {"photo-sparse-x4": photo_sparse_x4}
 
