@@ -75,6 +75,67 @@ def test_unet_takes_any_size_and_channel_count(size, channels):
     assert not torch.allclose(network(z, level, cond + 0.5), out), "the condition must matter"
 
 
+def small_unet():
+    return wake(UNet(3, 3, 0, (6, 8, 5), 1, fold=2, embedding=16))
+
+
+def draw(*shape, seed=1):
+    return torch.randn(*shape, dtype=torch.float64, generator=Generator().manual_seed(seed))
+
+
+def seen_by(network, part, *arguments, **options):
+    """What a part of the network is shown in one call: its first argument, or its second if that is an embedding."""
+    shown = []
+    handle = part.register_forward_pre_hook(lambda _, given: shown.append(given))
+    network(*arguments, **options)
+    handle.remove()
+    return shown[0]
+
+
+def test_what_a_unet_is_told_is_added_to_the_embedding_of_the_level():
+    """Every block sees the same embedding, told on top; zeros are nothing; batch mates do not matter."""
+    network, z, level = small_unet(), draw(2, 3, 16, 24), torch.tensor([0.3, -1.0], dtype=torch.float64)
+    told = draw(2, 16, seed=2)
+    with torch.no_grad():
+        plain = network(z, level)
+        assert torch.equal(network(z, level, told=0 * told), plain)
+        out = network(z, level, told=told)
+        assert not torch.allclose(out, plain)
+        torch.testing.assert_close(network(z[1:], level[1:], told=told[1:]), out[1:])
+        blocks = [block for blocks in [*network.down, *network.up] for block in blocks]
+        assert len(blocks) == 5
+        for block in blocks:
+            before, after = (seen_by(network, block, z, level, told=t)[1] for t in (None, told))
+            torch.testing.assert_close(after - before, told)
+
+
+def test_modulation_multiplies_and_shifts_every_level_on_the_way_down():
+    """features (1 + gain) + shift before they are halved, kept for the way up, or sent up; checked one level at a time."""
+    network, z, level = small_unet(), draw(2, 3, 16, 24), torch.tensor([0.3, -1.0], dtype=torch.float64)
+    shapes = [(2, 6, 8, 12), (2, 8, 4, 6), (2, 5, 2, 3)]
+    zero = [(torch.zeros(shape).double(), torch.zeros(shape).double()) for shape in shapes]
+    pairs = [(draw(*shape, seed=10 + i), draw(*shape, seed=20 + i)) for i, shape in enumerate(shapes)]
+    after = [*network.shrink, network.grow[1]]  # what takes each level's features further
+    with torch.no_grad():
+        plain = network(z, level)
+        assert torch.equal(network(z, level, modulation=zero), plain)
+        for i, (gain, shift) in enumerate(pairs):
+            one = [*zero[:i], (gain, shift), *zero[i + 1 :]]
+            features, found = (seen_by(network, after[i], z, level, modulation=m)[0] for m in (None, one))
+            if i < 2:
+                features, found = (nn.functional.pixel_shuffle(x, 2) for x in (features, found))
+                kept = seen_by(network, network.up[i][0], z, level, modulation=one)[0][:, -features.shape[1] :]
+                torch.testing.assert_close(kept, found)
+            torch.testing.assert_close(found, features + gain * features + shift)
+            assert not torch.allclose(network(z, level, modulation=one), plain)
+        out = network(z, level, modulation=pairs)
+        alone = network(z[1:], level[1:], modulation=[(gain[1:], shift[1:]) for gain, shift in pairs])
+        torch.testing.assert_close(alone, out[1:])
+    for wrong in (pairs[:2], [*pairs, pairs[2]], []):
+        with pytest.raises(ValueError, match=f"modulation must hold 3 pairs, one a level, but {len(wrong)} came"):
+            network(z, level, modulation=wrong)
+
+
 def test_unet_starts_at_zero():
     z = torch.randn(1, 3, 8, 8, generator=Generator().manual_seed(0))
     assert (UNet(3, 3, 0, (8, 8), 1)(z, torch.zeros(1)) == 0).all()

@@ -27,6 +27,17 @@ LIMITS = {
     "faces-gan-x4": 1_000_000,
     "faces-flow-x4": 1_500_000,
     "faces-sr3-x4": 1_500_000,
+    "photo-srdiff-x4": 2_000_000,
+    "photo-wavelet-x4": 2_000_000,
+    "photo-autoencoder-x4": 1_500_000,
+    "photo-latent-x4": 2_500_000,
+    "photo-continuous": 1_000_000,
+    "faces-conditions-x4": 1_500_000,
+    "faces-vae-x4": 500_000,
+    "faces-adapter-x4": 300_000,
+    "faces-classifier-32": 600_000,
+    "faces-kl-32": 500_000,
+    "faces-vq-32": 500_000,
 }  # parameters
 
 

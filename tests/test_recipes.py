@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
+import pywt
 import torch
+import torch.nn.functional as F
 from torch import Generator, nn
+from torch.distributions import Normal, kl_divergence
 
 from tutorial_lib.data import faces
+from tutorial_lib.data.captions import PHRASES, words
+from tutorial_lib.data.faces import NAMES
 from tutorial_lib.denoisers import NetworkDenoiser
 from tutorial_lib.images import resize, to_uint8
-from tutorial_lib.networks.regression import SMALLEST_SPREAD
-from tutorial_lib.pretrained import load_pretrained
-from tutorial_lib.recipes import RECIPES, digits, photos, sr3
+from tutorial_lib.networks.classifier import CLASSIFIED
+from tutorial_lib.networks.conditioning import FACE_WAYS
+from tutorial_lib.networks.regression import SMALLEST_SPREAD, condition
+from tutorial_lib.pretrained import LOCAL_SPREADS, WAVELET_SCALES, load_pretrained
+from tutorial_lib.recipes import RECIPES, conditioning, digits, domains, photos, sr3
 from tutorial_lib.recipes import faces as face_recipes
 from tutorial_lib.recipes.base import velocity_loss
 from tutorial_lib.recipes.photos import random_patch
@@ -31,9 +39,14 @@ def pairs(monkeypatch):
     halves = [(lr, to_uint8(resize(hr[None].float() / 255, 1 / 2))[0]) for lr, hr in made]
     halves += [(half, hr) for (_, half), (_, hr) in zip(list(halves), made, strict=True)]
     monkeypatch.setattr(sr3, "cascade_pairs", lambda: halves)
-    photos.residual_pairs.cache_clear()
+    monkeypatch.setattr(domains, "training_pairs", lambda scale: made)
+    monkeypatch.setattr(domains, "whole_photos", lambda: [hr for _, hr in made])
+    caches = (photos.residual_pairs, domains.srdiff_records, domains.latent_records)
+    for cache in caches:
+        cache.cache_clear()
     yield made
-    photos.residual_pairs.cache_clear()
+    for cache in caches:
+        cache.cache_clear()
 
 
 def test_patches_are_aligned(pairs):
@@ -57,6 +70,7 @@ def test_patches_are_aligned(pairs):
 def few_faces(monkeypatch):
     """A few training faces in place of 65,536, and few and coarse flows in place of 512 a block."""
     face_recipes.training_faces.cache_clear()
+    conditioning.face_facts.cache_clear()
     monkeypatch.setattr(face_recipes, "FACES", 24)
     monkeypatch.setattr(face_recipes, "PATHS", 4)
     monkeypatch.setattr(face_recipes, "FLOW_STEPS", 6)
@@ -64,16 +78,18 @@ def few_faces(monkeypatch):
     yield
     face_recipes.training_faces.cache_clear()
     face_recipes.face_paths.cache_clear()
+    conditioning.face_facts.cache_clear()
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_batch_depends_on_seed_and_step_alone(pairs, name):
-    first, again, later = RECIPES[name](), RECIPES[name](), RECIPES[name](seed=1)
-    for key, value in first.batch(5).items():
-        assert torch.equal(value, again.batch(5)[key])
-        assert len(value) == first.batch_size
-        assert not torch.equal(value, first.batch(6)[key])
-        assert not torch.equal(value, later.batch(5)[key])
+    recipe = RECIPES[name]()
+    again, after, other = RECIPES[name]().batch(5), recipe.batch(6), RECIPES[name](seed=1).batch(5)
+    for key, value in recipe.batch(5).items():
+        assert torch.equal(value, again[key])
+        assert len(value) == recipe.batch_size
+        assert not torch.equal(value, after[key])
+        assert not torch.equal(value, other[key])
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -242,7 +258,6 @@ def test_the_spread_does_not_disturb_the_regression():
 def test_states_of_the_shipped_residual_are_normalised(pairs):
     """encode and decode agree with what `super_resolve` does with mean and spread (Residual with the regression)."""
     from tutorial_lib.domains import Residual
-    from tutorial_lib.networks.regression import condition
 
     regression = load_pretrained("photo-regression-x4")
     lr, hr = (p[None].float() / 255 for p in pairs[0])
@@ -349,3 +364,329 @@ def test_the_game_freezes_the_spread_and_starts_from_the_regression(pairs):
     game(lr, answer + 0.1).mean().backward()
     assert all(p.grad is None for p in game.generator.unsure.parameters())
     assert game.generator.detail.weight.grad.abs().max() > 0
+
+
+# -------------------------------------------------------------------------------- faces that are told things
+
+
+def shrunk(hr, pixels):
+    """An LR face and its enlargement, typed again: bicubic, whole grey levels, bicubic."""
+    lr = (resize(hr, pixels / 32).clamp(0, 1) * 255 + 0.5).floor() / 255
+    return lr, resize(lr, 32 / pixels)
+
+
+def in_images(states):
+    return (states + 1) / 2
+
+
+def test_chosen_faces_come_with_their_own_words_and_left_is_right_in_the_mirror():
+    people = faces(24, 32, seed=0)
+    hr, said, index = conditioning.chosen_faces(64, Generator().manual_seed(0))
+    mirrored = 0
+    for image, row, i in zip(hr, said, index.tolist(), strict=True):
+        plain, flipped = (
+            (x - image).abs().max() < 0.5 / 255 + 1e-6 for x in (people.images[i], people.images[i].flip(2))
+        )
+        assert plain != flipped
+        mirrored += int(flipped)
+        caption = people.captions[i]
+        if flipped:
+            caption = re.sub("left|right", lambda match: "left" if match.group() == "right" else "right", caption)
+        assert torch.equal(row, words([caption])[0])
+    assert 16 <= mirrored <= 48  # four standard deviations
+    looking = [phrase.startswith("looking") for phrase in PHRASES]
+    assert said[:, looking].sum() > 10
+
+
+def test_conditions_are_what_their_way_says():
+    """none: no image; the reference and the VAE's face for their ways alone; else the enlarged LR face of either size."""
+    seen, smaller, told_words, kept, spoken = [], 0, 0, [], 0
+    regression = load_pretrained("faces-regression-x4")
+    for step in range(6):
+        batch = conditioning.conditions_batch(step, 48, 0)
+        hr, cond = in_images(batch["z_0"]), batch["cond"]
+        assert torch.equal(cond[:, 3:], cond[:, 3:, :1, :1].expand_as(cond[:, 3:]))
+        said = cond[:, 3:, 0, 0]
+        assert torch.equal(said.sort(1).values.unique(), torch.tensor([0.0, 1.0]))
+        assert (said[:, :6].sum(1) == 1).all()
+        way = said[:, :6].argmax(1)
+        (lr, large), (_, small) = shrunk(hr, 8), shrunk(hr, 4)
+        image = in_images(cond[:, :3])
+        reference = regression(lr)
+        for i, name in enumerate(FACE_WAYS):
+            of = {"large": large, "small": small, "reference": reference, "nothing": torch.full_like(large, 0.5)}
+            here = way == i
+            near = {key: (image - x).abs().amax((1, 2, 3))[here] < 1e-4 for key, x in of.items()}
+            if name == "none":
+                assert near["nothing"].all()
+            elif name == "reference":
+                assert near["reference"].all()
+            elif name == "vae":
+                assert not (near["large"] | near["small"] | near["reference"] | near["nothing"]).any()
+                assert ((image - hr).square().mean((1, 2, 3))[here] < 0.02).all(), "a face like this one"
+            else:
+                assert (near["large"] ^ near["small"]).all()
+                smaller += int(near["small"].sum())
+                told_words += int(here.sum())
+        seen.append(way)
+        generator = sr3.step_generator(0, step)
+        whole = conditioning.chosen_faces(48, generator)[1]
+        speaks = said[:, 6:].sum(1) > 0
+        spoken += int(speaks.sum())
+        assert (said[:, 6:] <= whole).all(), "nothing that is not true is said"
+        kept.append(said[:, 6:][speaks].sum() / whole[speaks].sum())
+        assert torch.equal(hr, in_images(2 * conditioning.chosen_faces(48, sr3.step_generator(0, step))[0] - 1))
+    counts = torch.bincount(torch.cat(seen), minlength=6)
+    assert counts.sum() == 288 and ((counts - 48).abs() < 4 * (288 * 5 / 36) ** 0.5).all()
+    for found, total, chance in (
+        (smaller, told_words, conditioning.SMALLER),
+        (spoken, 288, 1 - conditioning.SPEECHLESS),
+    ):
+        assert abs(found - total * chance) < 4 * (total * chance * (1 - chance)) ** 0.5
+    assert torch.stack(kept).mean().item() == pytest.approx(1 - conditioning.DROPPED, abs=0.06)
+
+
+def test_ways_and_times_have_nothing_to_do_with_each_other():
+    """Times are stratified in the order of the batch; shuffled, each place of the batch sees them all."""
+    t = torch.stack([conditioning.conditions_batch(step, 6, 0)["t"] for step in range(24)])
+    assert t.argsort(1).float().mean(0).sub(2.5).abs().max() < 4 * (35 / 12 / 24) ** 0.5
+    assert not (t.diff(dim=1) > 0).all()
+
+
+def test_the_vae_of_faces_is_trained_on_the_normalised_residual_of_its_regression():
+    batch = RECIPES["faces-vae-x4"]().batch(3)
+    hr = conditioning.chosen_faces(64, sr3.step_generator(0, 3))[0]
+    lr = shrunk(hr, 8)[0]
+    mean, spread, cond = condition(load_pretrained("faces-regression-x4"), lr)
+    torch.testing.assert_close(mean + spread * F.pixel_shuffle(batch["y"], 4), hr, atol=1e-5, rtol=0)
+    torch.testing.assert_close(batch["cond"], cond)
+    assert batch["eps"].std().item() == pytest.approx(1, abs=0.04)
+    recipe = RECIPES["faces-vae-x4"]()
+    network = recipe.network()
+    loss = recipe.loss(network, batch)
+    q_mean, log_std = network.vae.encode(batch["y"], cond)
+    decoder = Normal(network.vae.decode(q_mean + log_std.exp() * batch["eps"], cond), network.vae.log_std.exp())
+    elbo = decoder.log_prob(batch["y"]).sum((1, 2, 3))
+    elbo = elbo - kl_divergence(Normal(q_mean, log_std.exp()), Normal(0.0, 1.0)).sum((1, 2, 3))
+    torch.testing.assert_close(loss, -elbo / 3072)
+    assert recipe.shipped(network) is network.vae
+
+
+def test_a_reference_in_training_is_the_vaes_view_of_the_face_itself():
+    hr = faces(8, 32, seed=5).images
+    lr = shrunk(hr, 8)[0]
+    vae = load_pretrained("faces-vae-x4")
+    mean, spread, cond = condition(load_pretrained("faces-regression-x4"), lr)
+    latent, log_std = vae.encode(F.pixel_unshuffle((hr - mean) / spread, 4), cond)
+    eps = torch.randn(8, 2, 8, 8, generator=Generator().manual_seed(3))
+    wanted = mean + spread * F.pixel_shuffle(vae.decode(latent + log_std.exp() * eps, cond), 4)
+    found = conditioning.vae_reconstruction(hr, lr, Generator().manual_seed(3))
+    torch.testing.assert_close(found, wanted)
+    blind = mean + spread * F.pixel_shuffle(vae.decode(eps, cond), 4)
+    assert (found - hr).square().mean() < (blind - hr).square().mean(), "a draw of the prior has not seen the face"
+
+
+def test_the_adapters_prior_is_a_copy_and_only_the_adapter_is_shipped():
+    recipe = RECIPES["faces-adapter-x4"]()
+    network, batch = recipe.network(), recipe.batch(2)
+    prior = load_pretrained("faces-unconditional-32")
+    assert network.prior is not prior and recipe.shipped(network) is network.adapter
+    shared = {p.data_ptr() for p in prior.parameters()}
+    assert not shared & {p.data_ptr() for p in network.prior.parameters()}
+    hr = in_images(batch["z_0"])
+    torch.testing.assert_close(batch["cond"], 2 * shrunk(hr, 8)[1] - 1, atol=1e-5, rtol=0)
+    few = {key: value[:4] for key, value in batch.items()}
+    alone = velocity_loss(lambda z, level, cond: prior(z, level), few)
+    torch.testing.assert_close(recipe.loss(network, few), alone)  # at the start an adapter says nothing
+    recipe.loss(network, few).mean().backward()
+    assert all(p.grad is None for p in network.prior.parameters())
+
+
+def test_the_classifiers_loss_is_the_cross_entropy_of_all_attributes():
+    batch, people = RECIPES["faces-classifier-32"]().batch(1), faces(24, 32, seed=0)
+    hr, _, index = conditioning.chosen_faces(64, sr3.step_generator(0, 1))
+    assert torch.equal(in_images(batch["z_0"]), in_images(2 * hr - 1))
+    for column, name in enumerate(CLASSIFIED):
+        assert torch.equal(batch["truth"][:, column], people.attributes[name][index])
+    logits = torch.randn(64, 21, generator=Generator().manual_seed(0))
+    network = Answers(logits)
+    loss = conditioning.classifier_loss(network, batch)
+    wanted, first = torch.zeros(64), 0
+    for column, name in enumerate(CLASSIFIED):
+        end = first + len(NAMES[name])
+        wanted += F.cross_entropy(logits[:, first:end], batch["truth"][:, column], reduction="none")
+        first = end
+    torch.testing.assert_close(loss, wanted)
+    u, level = network.shown
+    alpha, sigma = (f(batch["t"].double()).float() for f in (vp_cosine().alpha, vp_cosine().sigma))
+    seen = alpha.view(-1, 1, 1, 1) * batch["z_0"] + sigma.view(-1, 1, 1, 1) * batch["noise"]
+    torch.testing.assert_close(u, seen, atol=1e-5, rtol=0)
+    torch.testing.assert_close(level, ((alpha / sigma).log() * 2 / 8).clamp(-2.5, 2.5), atol=1e-4, rtol=1e-4)
+    certain = torch.full((64, 21), -50.0)
+    first = 0
+    for column, name in enumerate(CLASSIFIED):
+        certain.scatter_(1, first + batch["truth"][:, column : column + 1], 50.0)
+        first += len(NAMES[name])
+    assert conditioning.classifier_loss(Answers(certain), batch).max() < 1e-6
+
+
+# ----------------------------------------------------------------------------------------------- state domains
+
+
+def places(photo, patch, stride):
+    """Where a patch lies in a photo (both (C, H, W)), as a list of (top, left): windows at multiples of the stride."""
+    size, found = patch.shape[-1], []
+    height, width = (n - size + 1 for n in photo.shape[1:])
+    fits = torch.ones(-(-height // stride), -(-width // stride), dtype=torch.bool)
+    for y, x in ((0, 0), (0, size - 1), (size - 1, 0), (size - 1, size - 1), (size // 2, size // 3)):
+        pixels = photo[:, y : y + height : stride, x : x + width : stride]
+        fits &= (pixels - patch[:, y, x].view(-1, 1, 1)).abs().amax(0) < 0.02
+    for top, left in fits.nonzero().tolist():
+        window = photo[:, stride * top : stride * top + size, stride * left : stride * left + size]
+        if (window - patch).abs().max() < 0.02:
+            found.append((top, left))
+    return found
+
+
+def test_srdiffs_states_are_what_bicubic_leaves_over_the_local_spread(pairs):
+    """base + spread z_0 is a patch of a photo or its mirror image; the features are those of the place where it lies."""
+    batch = RECIPES["photo-srdiff-x4"]().batch(4)
+    assert batch["z_0"].shape == (16, 3, 96, 96) and batch["cond"].shape == (16, 112, 24, 24)
+    base = F.pixel_shuffle(batch["cond"][:, :48], 4) + 0.5
+    hr = base + batch["weight"] * photos.TYPICAL_SPREAD * batch["z_0"]
+    regression = load_pretrained("photo-regression-x4")
+    for i in range(3):
+        found = []
+        for lr, photo in pairs:
+            for flip in (False, True):
+                x, y = ((p.flip(2) if flip else p).float() / 255 for p in (lr, photo))
+                found += [(x, place) for place in places(y, hr[i], 4)]
+        assert len(found) == 1
+        x, (top, left) = found[0]
+        cut = (..., slice(top, top + 24), slice(left, left + 24))
+        torch.testing.assert_close(batch["cond"][i, 48:], regression.features(x[None])[0][cut], atol=2e-3, rtol=2e-3)
+        spread = LOCAL_SPREADS["photo-sr3-x4"](2 * resize(x[None], 4) - 1)[0] / 2
+        fine = (..., slice(4 * top, 4 * top + 96), slice(4 * left, 4 * left + 96))
+        torch.testing.assert_close(batch["weight"][i] * 0.04, spread[fine], atol=1e-4, rtol=2e-3)
+
+
+def test_wavelet_batches_are_residual_batches_in_haar_bands(pairs):
+    """Unpacked by PyWavelets they are the residuals; the weight is the mean spread under a band times the band's scale."""
+    batch = RECIPES["photo-wavelet-x4"]().batch(2)
+    cond, residual, spread = photos.residual_pieces(24, 16, sr3.step_generator(0, 2))
+    assert torch.equal(batch["cond"], cond)
+    scales = torch.tensor([WAVELET_SCALES[b] for b in ("LL", "H2", "V2", "D2", "H1", "V1", "D1")])
+    scale = scales.repeat_interleave(torch.tensor([3, 3, 3, 3, 12, 12, 12])).view(1, 48, 1, 1)
+    bands = (batch["z_0"] * scale).split([3, 3, 3, 3, 12, 12, 12], 1)
+    coarse, *second = (band.numpy() for band in bands[:4])
+    first = [F.pixel_shuffle(band, 2).numpy() for band in bands[4:]]
+    image = pywt.waverec2([coarse, tuple(second), tuple(first)], "haar")
+    torch.testing.assert_close(torch.from_numpy(image), residual, atol=1e-5, rtol=0)
+    expected = spread.unflatten(3, (24, 4)).unflatten(2, (24, 4)).mean((3, 5)) / photos.TYPICAL_SPREAD * scale
+    torch.testing.assert_close(batch["weight"], expected)
+
+
+def test_the_autoencoders_batches_are_residuals_and_its_loss_takes_the_noise_from_them(pairs):
+    recipe = RECIPES["photo-autoencoder-x4"]()
+    batch = recipe.batch(2)
+    cond, residual, spread = photos.residual_pieces(24, 16, sr3.step_generator(0, 2))
+    assert torch.equal(batch["y"], residual) and torch.equal(batch["cond"], cond)
+    assert torch.equal(batch["weight"], spread / photos.TYPICAL_SPREAD)
+    assert batch["eps"].std().item() == pytest.approx(1, abs=0.02)
+    network = recipe.network()
+    mean, log_std = network.autoencoder.moments(residual, cond)
+    assert batch["eps"].shape == mean.shape
+    answer = network.autoencoder.decode(mean + log_std.exp() * batch["eps"], cond)
+    error = (batch["weight"] * (residual - answer) ** 2).mean((1, 2, 3)) / (2 * 0.2**2)
+    gap = kl_divergence(Normal(mean, log_std.exp()), Normal(0.0, 1.0)).sum((1, 2, 3)) / residual[0].numel()
+    torch.testing.assert_close(recipe.loss(network, batch), error + gap)
+    assert recipe.shipped(network) is network.autoencoder
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_latents_are_divided_by_their_scale_and_lie_where_their_condition_lies(pairs, monkeypatch, scale):
+    monkeypatch.setattr(domains, "LATENT_SCALE", scale)
+    batch = RECIPES["photo-latent-x4"]().batch(3)
+    assert batch["z_0"].shape == (16, 32, 20, 20) and batch["cond"].shape == (16, 460, 20, 20) and "weight" not in batch
+    told = F.pixel_shuffle(batch["cond"], 2)
+    autoencoder = load_pretrained("photo-autoencoder-x4")
+    for i in range(2):
+        found = []
+        for cond, residual, _ in photos.residual_pairs():
+            for top, left in places(cond[:3].float(), told[i, :3], 2):
+                found.append((cond, residual, 2 * top, 2 * left))
+        assert len(found) == 1
+        cond, residual, top, left = found[0]
+        cut = (..., slice(top, top + 40), slice(left, left + 40))
+        torch.testing.assert_close(told[i], cond[cut].float())
+        latent = autoencoder.encode(residual[None].float(), cond[None].float())[0]  # 52 x 60 LR pixels, both even
+        half = (..., slice(top // 2, top // 2 + 20), slice(left // 2, left // 2 + 20))
+        torch.testing.assert_close(batch["z_0"][i] * scale, latent[half], atol=1e-2, rtol=1e-2)
+
+
+def test_odd_photos_lose_their_last_row_before_they_are_encoded(monkeypatch):
+    """Sides of 41 and 43 LR pixels: the latents are those of 40 x 42."""
+    source = Generator().manual_seed(0)
+    cond, residual = torch.rand(115, 41, 43, generator=source).half(), torch.randn(3, 164, 172, generator=source).half()
+    monkeypatch.setattr(domains, "residual_pairs", lambda: [(cond, residual, residual[:1].exp())])
+    domains.latent_records.cache_clear()
+    ((told, latent),) = domains.latent_records()
+    domains.latent_records.cache_clear()
+    assert torch.equal(told, cond[:, :40, :42]) and latent.shape == (32, 20, 21)
+    autoencoder = load_pretrained("photo-autoencoder-x4")
+    wanted = autoencoder.encode(residual[None, :, :160, :168].float(), told[None].float())[0]
+    torch.testing.assert_close(latent.float(), wanted, atol=1e-2, rtol=1e-2)
+
+
+def test_continuous_batches_are_photos_at_every_scale_from_two_to_four(pairs):
+    """base + spread z_0 is a patch of a photo, turned; base and features come from its LR image of 20 x 20."""
+    sides, regression = set(), load_pretrained("photo-regression-x4")
+    turned = [torch.rot90(hr, k, (1, 2)).float() / 255 for _, hr in pairs for k in range(4)]
+    turned += [photo.flip(2) for photo in turned]
+    for step in (0, 1, 2):
+        batch = domains.continuous_patches(step, 20, 3, 0)
+        side = batch["z_0"].shape[-1]
+        sides.add(side)
+        scale = side / 20
+        assert 40 <= side <= 80 and torch.equal(batch["scale"], torch.full((3,), scale))
+        base, spread = batch["cond"] + 0.5, batch["weight"] * photos.TYPICAL_SPREAD
+        hr = base + spread * batch["z_0"]
+        lr = to_uint8(resize(hr, 20 / side)).float() / 255
+        assert lr.shape[-2:] == (20, 20)
+        torch.testing.assert_close(base, resize(lr, scale), atol=1e-5, rtol=0)
+        torch.testing.assert_close(batch["features"], regression.features(lr), atol=1e-4, rtol=1e-4)
+        grey = (hr * 255).round()
+        assert (hr - grey / 255).abs().max() < 1e-4, "whole grey levels come back"
+        assert all(any(places(photo, patch / 255, 1) for photo in turned) for patch in grey)
+    assert len(sides) == 3
+    fine = [int(torch.randint(40, 81, (), generator=sr3.step_generator(0, step))) for step in range(300)]
+    assert min(fine) == 40 and max(fine) == 80
+
+
+def test_the_continuous_loss_shows_the_network_features_base_and_scale(pairs):
+    batch = domains.continuous_patches(1, 20, 3, 0)
+    network = Answers(torch.zeros_like(batch["z_0"]))
+    loss = domains.continuous_loss(network, batch)
+    u, level, (features, base, scale) = network.shown
+    alpha, sigma = (f(batch["t"].double()).view(-1, 1, 1, 1) for f in (vp_cosine().alpha, vp_cosine().sigma))
+    v = (alpha * batch["noise"] - sigma * batch["z_0"]).float()
+    torch.testing.assert_close(loss, (batch["weight"] * v**2).mean((1, 2, 3)), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(u, (alpha * batch["z_0"] + sigma * batch["noise"]).float(), atol=1e-5, rtol=0)
+    assert torch.equal(features, batch["features"]) and torch.equal(base, batch["cond"])
+    assert isinstance(scale, float) and scale == batch["scale"][0] and level.shape == (3,)
+    assert domains.continuous_loss(Answers(v), batch).max() < 1e-6
+
+
+def test_codes_of_faces_are_learned_from_the_states_of_the_other_models():
+    for name in ("faces-kl-32", "faces-vq-32"):
+        batch = RECIPES[name]().batch(3)
+        assert torch.equal(batch["y"], face_recipes.face_batch(3, 32, 48, 0)["z_0"])
+        assert batch["eps"].shape == (48, 4, 8, 8) and batch["eps"].std().item() == pytest.approx(1, abs=0.03)
+        recipe = RECIPES[name]()
+        torch.manual_seed(0)
+        network = recipe.network()
+        inner = recipe.shipped(network)
+        few = {key: value[:4] for key, value in batch.items()}
+        wanted = inner(few["y"], lambda like, few=few: few["eps"]) if name == "faces-kl-32" else inner(few["y"])
+        torch.testing.assert_close(recipe.loss(network, few), wanted)
+        assert inner.std == 0.1

@@ -367,7 +367,7 @@ widgets.frames(
 # %% [markdown]
 # ## How the course is laid out
 #
-# Ten chapters exist now; the others are planned.
+# Twelve chapters exist now; the others are planned.
 #
 # | chapter | you learn to | status |
 # |---|---|---|
@@ -382,7 +382,8 @@ widgets.frames(
 # | [08 Likelihood](08_likelihood.ipynb) | say how probable a model makes an image, and why that is not how good it looks | ready |
 # | [09 SR3](09_sr3.ipynb) | rebuild the paper that brought diffusion to super-resolution, and judge it honestly | ready |
 # | [10 Conditioning and guidance](10_conditioning_and_guidance.ipynb) | tell one model the same face in six ways, and turn guidance up knowing what it samples | ready |
-# | 11–12 | state domains, corruption spaces | planned |
+# | [11 State domains](11_state_domains.ipynb) | diffuse something other than pixels, and say what it buys | ready |
+# | 12 | corruption spaces | planned |
 # | 13–15 | zero-shot methods: projection, decomposition, posterior | planned |
 # | 16–20 | colour shift, architectures, applications, comparability, frontiers | planned |
 #

@@ -28,10 +28,12 @@ PHRASES: tuple[str, ...] = (
     *(f"{color} background" for color in COLORS),
 )
 _HATS = "|".join(HATS[1:])
+_THING = rf"(?: (?:an?|any|wearing))*(?: (?:{'|'.join(COLORS)}))?(?: sun)? [a-z]+"
+_DENIED = rf"\b(?:no|not|without)(?! hair){_THING}(?: or{_THING})*"
 _RULES = (  # what to look for, and the phrases that it says
     (rf"\b({'|'.join(MOODS)})\b", "{0}"),
-    (r"\bno hair\b", "no hair"),
-    (rf"\b({'|'.join(h for h in HAIR if h not in ('no', 'bun'))})\b[a-z ]*\bhair\b", "{0} hair"),
+    (r"\b(?:no|without) hair\b", "no hair"),
+    (rf"\b({'|'.join(h for h in HAIR if h not in ('no', 'bun'))})(?: [a-z]+){{0,2}} hair\b", "{0} hair"),
     (r"\bbun\b", "bun"),
     (rf"\b({'|'.join(HAIR_COLORS)}) hair\b", "{0} hair"),
     (r"\bbeard\b", "beard"),
@@ -44,17 +46,25 @@ _RULES = (  # what to look for, and the phrases that it says
 )
 
 
+def _likeness(phrase: str, text: list[str]) -> float:
+    """How much the phrase resembles the stretch of the text, as many words long, that resembles it most."""
+    n = len(phrase.split())
+    stretches = [" ".join(text[i : i + n]) for i in range(max(1, len(text) - n + 1))]
+    return max(difflib.SequenceMatcher(None, phrase, stretch).ratio() for stretch in stretches)
+
+
 def caption_phrases(caption: str) -> list[str]:
     """The known phrases in a caption, in the order of PHRASES: "sunglasses on a red background" says two.
 
-    What a caption does not mention it leaves open. Raises ValueError when no phrase is found, with the nearest one.
+    What a caption does not mention it leaves open, and so it does what it denies, for no phrase but "no hair" says that
+    something is not there. Raises ValueError when no phrase is found, with the nearest one.
     """
     if not isinstance(caption, str):
         raise TypeError(f"caption must be a string, but a {type(caption).__name__} came")
-    text = caption.lower()
+    text = re.sub(_DENIED, "", " ".join(caption.lower().split()))
     found = {said.format(*match.groups()) for rule, said in _RULES for match in re.finditer(rule, text)}
     if not found:
-        near = difflib.get_close_matches(text.strip(), PHRASES, n=1, cutoff=0.0)[0]
+        near = max(PHRASES, key=lambda phrase: _likeness(phrase, caption.lower().split()))
         raise ValueError(f"caption {caption!r} has no phrase that the faces know; the nearest is {near!r}")
     return [phrase for phrase in PHRASES if phrase in found]
 
@@ -64,4 +74,5 @@ def words(captions: Sequence[str]) -> Tensor:
     if isinstance(captions, str):
         raise TypeError("captions must be a list of strings, but one string came; write [caption]")
     rows = [set(caption_phrases(caption)) for caption in captions]
-    return torch.tensor([[float(phrase in row) for phrase in PHRASES] for row in rows])
+    said = [float(phrase in row) for row in rows for phrase in PHRASES]
+    return torch.tensor(said).reshape(len(rows), len(PHRASES))

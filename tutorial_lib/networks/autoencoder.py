@@ -12,14 +12,6 @@ from .regression import ResidualBlock
 from .vae import kl_to_standard_normal
 
 
-def _check_same_grid(y: Tensor, cond: Tensor | None, cond_channels: int) -> None:
-    if (cond is None) != (cond_channels == 0):
-        came = "None" if cond is None else f"one of shape {tuple(cond.shape)}"
-        raise ValueError(f"cond must have {cond_channels} channels (0: None), but {came} came")
-    if cond is not None and cond.shape[:2] != (len(y), cond_channels):
-        raise ValueError(f"cond must be ({len(y)}, {cond_channels}, ., .), but {tuple(cond.shape)} came")
-
-
 class Autoencoder(nn.Module):
     """States (B, channels, H, W) to codes (B, latent, H / f, W / f), f = fold * 2^levels, and back: the convolutions alone.
 
@@ -45,7 +37,7 @@ class Autoencoder(nn.Module):
         for value, name in ((channels, "channels"), (latent, "latent"), (fold, "fold"), (levels, "levels")):
             check_whole(value, name)
         self.channels, self.latent, self.fold, self.levels = channels, latent, fold, levels
-        self.cond_channels, self.std = cond_channels, check_positive(std, "std")
+        self.cond_channels, self.std = check_whole(cond_channels, "cond_channels", 0), check_positive(std, "std")
         fine, coarse = hidden
         widths = [fine] + [coarse] * levels
         state = channels * fold**2
@@ -65,13 +57,13 @@ class Autoencoder(nn.Module):
         self.leave = nn.Conv2d(fine, state, 3, padding=1)
 
     def features(self, y: Tensor, cond: Tensor | None = None) -> Tensor:
-        """What the encoder's last convolution puts out, (B, 2 latent, h, w): mean and log standard deviation."""
+        """What the encoder's last convolution puts out, (B, outputs, h, w)."""
         check_images(y, "y", self.channels)
-        _check_same_grid(y, cond, self.cond_channels)
         multiple = self.fold * 2**self.levels
         if y.shape[-2] % multiple or y.shape[-1] % multiple:
             raise ValueError(f"y's height and width must be multiples of {multiple}, but {tuple(y.shape)} came")
         x = F.pixel_unshuffle(y, self.fold)
+        self._check_condition(cond, x)
         x = self.enter(x if cond is None else torch.cat([x, cond.to(x.dtype)], 1))
         for part in self.down:
             x = part(x)
@@ -79,14 +71,22 @@ class Autoencoder(nn.Module):
 
     def draw(self, u: Tensor, cond: Tensor | None = None) -> Tensor:
         """Codes (B, latent, h, w) -> states (B, channels, f h, f w), as they are."""
-        check_images(u, "u", self.latent)
-        _check_same_grid(u, cond, self.cond_channels)
-        x = self.top(u)
+        x = self.top(check_images(u, "u", self.latent))
         for part in self.up:
             x = part(x)
+        self._check_condition(cond, x)
         if self.tell is not None:
             x = x + self.tell(cond.to(x.dtype))
         return F.pixel_shuffle(self.leave(self.finish(x)), self.fold)
+
+    def _check_condition(self, cond: Tensor | None, x: Tensor) -> None:
+        """Raise ValueError unless cond is what the constructor promised, on the grid of x."""
+        if self.cond_channels == 0 and cond is not None:
+            raise ValueError(f"cond must be None, for cond_channels is 0, but the shape {tuple(cond.shape)} came")
+        wanted = (len(x), self.cond_channels, *x.shape[2:])
+        if self.cond_channels and (cond is None or cond.shape != wanted):
+            came = "None" if cond is None else f"the shape {tuple(cond.shape)}"
+            raise ValueError(f"cond must have the shape {wanted}, but {came} came")
 
     def weighted_error(self, y: Tensor, answer: Tensor, weight: Tensor | float) -> Tensor:
         """weight |y - answer|^2 / (2 std^2), the mean over values, (B,)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import check_one_of
+from ..checks import check_images, check_one_of
 from ..data.faces import NAMES
 from .unet import Block, noise_embedding
 
@@ -31,12 +31,15 @@ class FaceClassifier(nn.Module):
         self.leave = nn.Linear(16 * coarse, sum(len(NAMES[name]) for name in CLASSIFIED))
 
     def forward(self, u: Tensor, level: Tensor) -> Tensor:
+        if check_images(u, "u", 3).shape[2:] != (32, 32):
+            raise ValueError(
+                f"u must hold faces of 32 x 32 pixels, (B, 3, 32, 32), but the shape {tuple(u.shape)} came"
+            )
         embedding = self.embed(noise_embedding(level, self.embedding))
         x = self.enter(F.pixel_unshuffle(u, 2))
         for block in self.blocks:
-            x = F.pixel_unshuffle(block(x, embedding), 2) if block is self.blocks[0] else block(x, embedding)
-        x = self.last(F.pixel_unshuffle(x, 2), embedding)
-        return self.leave(x.flatten(1)).float()
+            x = F.pixel_unshuffle(block(x, embedding), 2)
+        return self.leave(self.last(x, embedding).flatten(1)).float()
 
 
 def attribute_log_prob(logits: Tensor, name: str) -> Tensor:

@@ -106,7 +106,7 @@ class ConditionedUNet(nn.Module):
         share = {way: said[:, i].view(-1, 1, 1, 1) for i, way in enumerate(FACE_WAYS)}
         stacked = image * (share["concat"] + share["reference"] + share["vae"])
         lr = (F.avg_pool2d(image, 4) + 1) / 2  # of a face enlarged from 8 x 8: close to the LR face itself
-        features = F.interpolate(self.encoder(lr) * share["features"], size=(z.shape[-2] // self.fold,) * 2)
+        features = F.interpolate(self.encoder(lr) * share["features"], size=[n // self.fold for n in z.shape[2:]])
         pairs = self.modulator(image, level)
         pairs = [(gain * share["film"], shift * share["film"]) for gain, shift in pairs]
         stack = torch.cat([F.pixel_unshuffle(stacked, self.fold), features], 1)

@@ -61,8 +61,8 @@ class UNet(nn.Module):
     The state is folded by `fold` (pixel unshuffle) before the first convolution and unfolded after the last, so all work
     happens on the coarser grid, where a condition of that size is stacked on. One level per entry of `channels`, `blocks`
     blocks on each way down and up, each level half the size of the one above. Any H and W: the folded grid is padded by
-    reflection to a multiple of 2^(levels - 1) and cut back. No attention and no normalisation across pixels: the output at a
-    pixel depends only on its neighbourhood, so tiles agree with the whole.
+    repeating its edge to a multiple of 2^(levels - 1) and cut back. No attention and no normalisation across pixels: the
+    output at a pixel depends only on its neighbourhood, so tiles agree with the whole.
 
     `told` (B, embedding) is added to what the network is told about the noise: words, classes. `modulation` holds a pair
     (gain, shift) for each level of the way down, (B, channels, h, w) on its grid: features become features (1 + gain) + shift
@@ -112,6 +112,8 @@ class UNet(nn.Module):
         told: Tensor | None = None,
         modulation: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
+        if modulation is not None and len(modulation) != len(self.down):
+            raise ValueError(f"modulation must hold {len(self.down)} pairs, one a level, but {len(modulation)} came")
         x = F.pixel_unshuffle(z, self.fold)
         if cond is not None:
             x = torch.cat([x, cond], 1)

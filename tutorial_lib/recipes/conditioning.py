@@ -132,7 +132,7 @@ def conditions_batch(step: int, batch_size: int, seed: int) -> dict[str, Tensor]
     return {"z_0": 2 * hr - 1, "cond": cond, "t": t, "noise": noise}
 
 
-def faces_conditions_x4(steps: int = 6_000, batch_size: int = 48, seed: int = 0) -> Recipe:
+def faces_conditions_x4(steps: int = 5_000, batch_size: int = 32, seed: int = 0) -> Recipe:
     """One network of faces for every way of telling it an LR image, with words or without."""
     return Recipe(
         name="faces-conditions-x4",
@@ -160,7 +160,7 @@ def adapter_batch(step: int, batch_size: int, seed: int) -> dict[str, Tensor]:
     return {"z_0": 2 * hr - 1, "cond": cond, "t": t, "noise": noise}
 
 
-def faces_adapter_x4(steps: int = 2_000, batch_size: int = 32, seed: int = 0) -> Recipe:
+def faces_adapter_x4(steps: int = 1_500, batch_size: int = 32, seed: int = 0) -> Recipe:
     """An adapter that steers the frozen faces-unconditional-32 with an LR face; the frozen weights are not trained."""
     import copy
 
@@ -204,7 +204,7 @@ def classifier_loss(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return -torch.cat(parts, 1).sum(1)
 
 
-def faces_classifier_32(steps: int = 3_000, batch_size: int = 64, seed: int = 0) -> Recipe:
+def faces_classifier_32(steps: int = 2_000, batch_size: int = 64, seed: int = 0) -> Recipe:
     """A classifier that reads glasses, hats, beards, hair and backgrounds off faces at every noise level."""
     return Recipe(
         name="faces-classifier-32",

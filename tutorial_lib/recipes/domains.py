@@ -69,7 +69,7 @@ def srdiff_patches(step: int, size: int, batch_size: int, seed: int) -> dict[str
     return diffused(residual, cond, spread / TYPICAL_SPREAD, seed, step)
 
 
-def photo_srdiff_x4(steps: int = 5_000, batch_size: int = 16, size: int = 24, seed: int = 0) -> Recipe:
+def photo_srdiff_x4(steps: int = 9_000, batch_size: int = 16, size: int = 24, seed: int = 0) -> Recipe:
     """SRDiff: the residual to bicubic diffuses, told features of a network trained for super-resolution beforehand."""
     return Recipe(
         name="photo-srdiff-x4",
@@ -88,8 +88,8 @@ def photo_srdiff_x4(steps: int = 5_000, batch_size: int = 16, size: int = 24, se
 
 
 def wavelet_patches(step: int, size: int, batch_size: int, seed: int) -> dict[str, Tensor]:
-    """Patches of the regression's residual as Haar bands of unit variance. An error in a band counts as much as it will in
-    the image, so the weight is the pixels' spread times the band's scale."""
+    """Patches of the regression's residual as Haar bands of unit variance. The weight is the pixels' mean spread times the
+    band's scale, the unit in which an error of the state is seen in the image."""
     cond, residual, spread = residual_pieces(size, batch_size, step_generator(seed, step))
     domain = Wavelet(2, scales=WAVELET_SCALES)
     z_0 = domain.pack(residual)
