@@ -39,6 +39,7 @@ from tutorial_lib.training import ema_weight
 TRAINING, HELD_OUT, SEEDS = 8192, 128, 3
 CHECKPOINTS = (4, 8, 16, 32, 48)  # seconds
 BATCH, PEAK = 32, 1e-3
+RESDIFF = "residual to a network, told its bands"
 
 
 def enlarge(lr: Tensor) -> Tensor:
@@ -73,20 +74,26 @@ def domains(hr: Tensor, lr: Tensor) -> dict[str, Domain]:
     return found | {"latent": Latent(plain.autoencoder, scale, shift)}
 
 
-def network_for(state: Tensor) -> UNet:
+def network_for(state: Tensor, cond: Tensor) -> UNet:
     """The same U-Net for every domain, on the 8 x 8 grid."""
     fold = state.shape[-1] // 8
-    return UNet(state.shape[1], state.shape[1], cond_channels=48, channels=(64, 96), blocks=2, fold=fold)
+    return UNet(state.shape[1], state.shape[1], cond.shape[1], channels=(64, 96), blocks=2, fold=fold)
 
 
-def told(lr: Tensor) -> Tensor:
-    return torch.nn.functional.pixel_unshuffle(2 * enlarge(lr) - 1, 4)
+def told(lr: Tensor, detailed: bool = False) -> Tensor:
+    """The condition on the 8 x 8 grid: the enlarged LR face, and for ResDiff (arXiv 2303.08714) the Haar bands of the
+    regression's answer, each divided by its own standard deviation."""
+    cond = torch.nn.functional.pixel_unshuffle(2 * enlarge(lr) - 1, 4)
+    if not detailed:
+        return cond
+    bands = Wavelet(2).pack(2 * load_pretrained("faces-regression-x4")(lr) - 1)
+    return torch.cat([cond, bands / bands.std((0, 2, 3), keepdim=True)], 1)
 
 
-def measure(network: UNet, domain: Domain, like: Tensor, hr: Tensor, lr: Tensor) -> dict[str, float]:
+def measure(network: UNet, domain: Domain, like: Tensor, cond: Tensor, hr: Tensor, lr: Tensor) -> dict[str, float]:
     """Quality of 20-step samples."""
     noise, schedule = standard_normal(0), vp_cosine()
-    denoiser = with_condition(NetworkDenoiser(network.eval(), "v", schedule), told(lr))
+    denoiser = with_condition(NetworkDenoiser(network.eval(), "v", schedule), cond)
     with torch.no_grad():
         states = ddim(denoiser, schedule, noise(like), uniform_times(20), eta=1.0, noise=noise)
         sr = domain.decode(last(states), lr).clamp(0, 1)
@@ -97,14 +104,16 @@ def measure(network: UNet, domain: Domain, like: Tensor, hr: Tensor, lr: Tensor)
     }
 
 
-def converge(domain: Domain, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], seed: int) -> list[dict]:
+def converge(
+    domain: Domain, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], seed: int, detailed: bool = False
+) -> list[dict]:
     """Train for CHECKPOINTS[-1] processor seconds; the quality at every checkpoint."""
     hr, lr = train
     with torch.no_grad():
-        states, cond = domain.encode(hr, lr), told(lr)
-        like = domain.encode(*test)
+        states, cond = domain.encode(hr, lr), told(lr, detailed)
+        like, shown = domain.encode(*test), told(test[1], detailed)
     torch.manual_seed(seed)
-    network, average = network_for(states), network_for(states)
+    network, average = network_for(states, cond), network_for(states, cond)
     average.load_state_dict(network.state_dict())
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK, betas=(0.9, 0.99), weight_decay=0.0)
     found, spent, step = [], 0.0, 0
@@ -125,7 +134,7 @@ def converge(domain: Domain, train: tuple[Tensor, Tensor], test: tuple[Tensor, T
                 mean.lerp_(new, ema_weight(step, 100))
         spent, step = spent + time.process_time() - began, step + 1
         if spent >= CHECKPOINTS[len(found)]:
-            found.append({"steps": step} | measure(average, domain, like, *test))
+            found.append({"steps": step} | measure(average, domain, like, shown, *test))
     return found
 
 
@@ -197,7 +206,11 @@ def main() -> None:
         return
     train, test = pairs(TRAINING, 0), pairs(HELD_OUT, 2024)
     found = domains(*train)
-    curves = {name: [converge(domain, train, test, seed) for seed in range(SEEDS)] for name, domain in found.items()}
+    found[RESDIFF] = found["residual to a network"]
+    curves = {
+        name: [converge(domain, train, test, seed, name == RESDIFF) for seed in range(SEEDS)]
+        for name, domain in found.items()
+    }
     report(curves)
     if options.json:
         text = json.dumps({"seconds": CHECKPOINTS, "curves": curves}, indent=1) + "\n"

@@ -44,7 +44,7 @@ from tutorial_lib.samplers import (
     reverse_sde,
     unipc,
 )
-from tutorial_lib.schedules import log_snr_times, uniform_times
+from tutorial_lib.schedules import log_snr_times, shifted_cosine, uniform_times
 
 random = Generator().manual_seed(0)
 SHAPES = [(1, 8, 8), (2, 8, 16), (3, 24, 8), (5, 16, 8)]
@@ -471,6 +471,43 @@ def test_what_is_no_rotation_is_seen(pack):
     schedule = BUILT["vp_linear"]
     here, there = both_samples(pack, None, SAMPLERS["ddim, eta 0"], schedule, uniform_times(9))
     assert (here - there).abs().max() > 1e-3
+
+
+# ------------------------------------------------------------------------- nor a shift, and a scale is another schedule
+
+
+def gaussian_pair(mean, scale):
+    """The same Gaussian law as z_0 = (y - mean) / scale; y has its own mean and correlated pixels."""
+    roots = draw(SIZE, SIZE, seed=2) / SIZE
+    covariance = roots @ roots.T + 0.01 * torch.eye(SIZE, dtype=double)
+    return Gaussian((draw(SIZE, seed=3) - mean) / scale, covariance / scale**2, SHAPE)
+
+
+@pytest.mark.parametrize("sampler", ["ddim, eta 0", "ddim, eta 0.5", "ddpm, posterior", "dpm_solver_pp_2m"])
+def test_subtracting_a_known_prediction_changes_no_sample(sampler):
+    """z_t' = z_t - alpha_t mean in every step that is exact in z_0: a residual is the image, relabelled."""
+    schedule, mean = BUILT["vp_linear"], draw(SIZE, seed=4)
+    times, z = log_snr_times(schedule, 8), draw(3, *SHAPE)
+    here = last(
+        SAMPLERS[sampler](denoiser_for(gaussian_pair(0.0, 1.0), schedule), schedule, z, times, standard_normal(1))
+    )
+    start = z - schedule.alpha(times[0]) * mean.view(SHAPE)
+    there = last(
+        SAMPLERS[sampler](denoiser_for(gaussian_pair(mean, 1.0), schedule), schedule, start, times, standard_normal(1))
+    )
+    assert (here - there - mean.view(SHAPE)).abs().max() < 1e-12
+    assert mean.abs().max() > 1
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.12, 3.0])
+def test_dividing_by_a_scale_is_shifting_the_schedule(scale):
+    """DDIM on y with log-SNR moved by -2 log(scale) ends where DDIM on y / scale ends, times scale."""
+    plain, moved_schedule, times, z = BUILT["vp_cosine"], shifted_cosine(scale), uniform_times(7), draw(3, *SHAPE)
+    scaled = last(ddim(denoiser_for(gaussian_pair(0.0, scale), plain), plain, z, times))
+    pixels = last(ddim(denoiser_for(gaussian_pair(0.0, 1.0), moved_schedule), moved_schedule, z, times))
+    assert (scale * scaled - pixels).abs().max() < 1e-12
+    other = last(ddim(denoiser_for(gaussian_pair(0.0, 1.0), plain), plain, z, times))
+    assert (other - pixels).abs().max() > 1e-3
 
 
 # ------------------------------------------------------------------------------------------------------------ latents

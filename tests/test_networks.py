@@ -22,16 +22,18 @@ def wake(network: nn.Module) -> nn.Module:
 
 
 def reach(network, lr_size: int, fold: int) -> int:
-    """How far, in pixels of the coarse grid, one changed input pixel is felt in the output."""
-    z = torch.randn(1, 3, lr_size * fold, lr_size * fold, dtype=torch.float64, generator=Generator().manual_seed(1))
-    centre = lr_size // 2
-    other = z.clone()
-    other[..., centre * fold, centre * fold] += 1
-    with torch.no_grad():
-        changed = (network(z) - network(other)).abs().sum((0, 1)) > 0
-    rows = changed.any(1).nonzero().flatten()
-    scale = changed.shape[0] // lr_size
-    return int(max(centre - rows.min() // scale, rows.max() // scale - centre))
+    """How far, in pixels of the coarse grid, one changed row or column of a strip is felt in the output, both ways."""
+    z = torch.randn(1, 3, 8 * fold, lr_size * fold, dtype=torch.float64, generator=Generator().manual_seed(1))
+    centre, far = lr_size // 2, []
+    for turn in (lambda x: x, lambda x: x.transpose(2, 3)):
+        other = z.clone()
+        other[..., centre * fold] += 1
+        with torch.no_grad():
+            changed = (turn(network(turn(z))) - turn(network(turn(other)))).abs().sum((0, 1, 2)) > 0
+        columns = changed.nonzero().flatten()
+        scale = changed.shape[0] // lr_size
+        far += [centre - columns.min() // scale, columns.max() // scale - centre]
+    return int(max(far))
 
 
 def test_regression_starts_at_bicubic():

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+import pywt
 import torch
+import torch.nn.functional as F
 from torch import Generator
-from torch.nn.functional import pixel_shuffle
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from tutorial_lib.data import faces
 from tutorial_lib.denoisers import NetworkDenoiser
-from tutorial_lib.images import resize
+from tutorial_lib.images import crop_to_multiple, photo, resize, to_uint8
 from tutorial_lib.metrics import lr_consistency
+from tutorial_lib.networks import LocalSpread
 from tutorial_lib.networks.regression import condition
-from tutorial_lib.pretrained import SPREADS, load_pretrained
+from tutorial_lib.operators import Bicubic
+from tutorial_lib.pretrained import LATENT_SCALE, SPREADS, WAVELET_SCALES, continuous_spread, load_pretrained
 from tutorial_lib.samplers import ddim, last
-from tutorial_lib.schedules import shifted_cosine
+from tutorial_lib.schedules import shifted_cosine, uniform_times, vp_cosine
 from tutorial_lib.sr3 import with_condition
 from tutorial_lib.super_resolution import (
     AUGMENTATION,
     ETA,
     FACE_METHODS,
     METHODS,
+    STEPS,
     TEMPERATURE,
     face_super_resolve,
     in_tiles,
@@ -69,11 +76,12 @@ def test_seeds_give_different_samples_and_zero_is_a_seed():
 
 @pytest.mark.parametrize("method", LEARNED)
 def test_tiles_agree_with_the_whole(method):
-    """Sizes that neither the tile nor the pooling divides; the tile and its margin are the shipped ones, scaled by two."""
-    lr = smooth(75, 170)
-    whole = super_resolve(lr, method=method, steps=2, tile=None)
-    cut = super_resolve(lr, method=method, steps=2, tile=64)
-    torch.testing.assert_close(cut, whole, atol=2e-4, rtol=0)
+    """Strips, whose sides neither the tile nor the pooling divides; the margin is the shipped one."""
+    for size in ((13, 150), (150, 13)):
+        lr = smooth(*size)
+        whole = super_resolve(lr, method=method, steps=2, tile=None)
+        cut = super_resolve(lr, method=method, steps=2, tile=64)
+        torch.testing.assert_close(cut, whole, atol=2e-4, rtol=0)
 
 
 def test_tiles_without_a_margin_disagree():
@@ -193,6 +201,192 @@ def test_the_cascade_is_two_stages_and_tells_the_second_how_noisy_its_condition_
             image = (last(states) + 1) / 2
     found = super_resolve(lr, method="sr3-cascade", seed=2, steps=3)
     torch.testing.assert_close(found, image.clamp(0, 1), atol=2e-4, rtol=0)
+
+
+def typed_sample(network, shape, cond, steps, eta, source):
+    """DDIM on the cosine schedule around a bare network that answers v, step by step."""
+    schedule, z = vp_cosine(), source(torch.empty(shape))
+    times = uniform_times(steps)
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        alpha, sigma, alpha_s, sigma_s = (f(u).item() for u in (t, s) for f in (schedule.alpha, schedule.sigma))
+        v = network(z, schedule.log_snr(t).clamp(-20, 20).float().expand(len(z)) / 8, cond)
+        z_0, eps = alpha * z - sigma * v, sigma * z + alpha * v
+        beta = 1 - (alpha / alpha_s) ** 2
+        fresh = eta * beta**0.5 * sigma_s / sigma
+        z = alpha_s * z_0 + max(sigma_s**2 - fresh**2, 0) ** 0.5 * eps
+        z = z + fresh * source(z) if s > 0 else z
+    return z
+
+
+def projected(sr, lr):
+    """The nearest image that downsamples to lr, clipped."""
+    operator = Bicubic(4)
+    return (sr + operator.pinv(lr - operator(sr))).clamp(0, 1)
+
+
+SIZES = pytest.mark.parametrize("size", [(9, 14), (8, 11)])
+
+
+@SIZES
+def test_srdiff_is_bicubic_plus_a_sample_in_units_of_the_local_spread(size):
+    lr, source = smooth(*size), one_source_per_image(4, 1)
+    base, regression = resize(lr, 4), load_pretrained("photo-regression-x4")
+    with torch.inference_mode():
+        cond = torch.cat([pixel_unshuffle(base - 0.5, 4), regression.features(lr)], 1)
+        z_0 = typed_sample(load_pretrained("photo-srdiff-x4"), base.shape, cond, 4, ETA["srdiff"], source)
+        spread = LocalSpread(floor=0.01, gain=1.7, most=0.25, window=13)(2 * base - 1) / 2
+    expected = (base + spread * z_0).clamp(0, 1)
+    torch.testing.assert_close(super_resolve(lr, method="srdiff", seed=4, steps=4), expected, atol=2e-4, rtol=0)
+
+
+@SIZES
+def test_wavelet_is_a_sample_of_bands_joined_by_pywavelets(size):
+    lr, source = smooth(*size), one_source_per_image(4, 1)
+    network = load_pretrained("photo-wavelet-x4")
+    with torch.inference_mode():
+        mean, spread, cond = condition(load_pretrained("photo-regression-x4"), lr)
+        z_0 = typed_sample(network, (1, 48, *size), cond.half().float(), 4, ETA["wavelet"], source)
+    parts = dict(zip(("LL", "H2", "V2", "D2", "H1", "V1", "D1"), z_0.split([3, 3, 3, 3, 12, 12, 12], 1), strict=True))
+    bands = {name: (WAVELET_SCALES[name] * part) for name, part in parts.items()}
+    fine = {name: pixel_shuffle(band, 2) if name.endswith("1") else band for name, band in bands.items()}
+    pyramid = [fine["LL"].numpy(), *([fine[f"{kind}{level}"].numpy() for kind in "HVD"] for level in (2, 1))]
+    residual = torch.from_numpy(pywt.waverec2(pyramid, "haar"))
+    expected = projected(mean + spread * residual, lr)
+    torch.testing.assert_close(super_resolve(lr, method="wavelet", seed=4, steps=4), expected, atol=5e-4, rtol=0)
+
+
+@SIZES
+def test_latent_is_a_decoded_sample_and_odd_sides_are_made_even_by_repeating_the_edge(size):
+    lr, source = smooth(*size), one_source_per_image(4, 1)
+    height, width = size
+    x = lr[:, :, [*range(height), *[height - 1] * (height % 2)]][..., [*range(width), *[width - 1] * (width % 2)]]
+    with torch.inference_mode():
+        mean, spread, cond = condition(load_pretrained("photo-regression-x4"), x)
+        told = pixel_unshuffle(cond.half(), 2).float()
+        shape = (1, 32, x.shape[2] // 2, x.shape[3] // 2)
+        z_0 = typed_sample(load_pretrained("photo-latent-x4"), shape, told, 4, ETA["latent"], source)
+        residual = load_pretrained("photo-autoencoder-x4").decode(LATENT_SCALE * z_0, cond)
+    expected = projected((mean + spread * residual)[..., : 4 * height, : 4 * width], lr)
+    torch.testing.assert_close(super_resolve(lr, method="latent", seed=4, steps=4), expected, atol=5e-4, rtol=0)
+
+
+@SIZES
+@pytest.mark.parametrize("scale", [2, 2.6, 3, 4.0])
+def test_continuous_is_bicubic_plus_a_sample_at_any_scale_from_two_to_four(size, scale):
+    """Sides are rounded up; where they are odd the network works on one row or column more."""
+    lr, source = smooth(*size), one_source_per_image(4, 1)
+    base, network = resize(lr, scale), load_pretrained("photo-continuous")
+    height, width = (math.ceil(n * scale - 1e-9) for n in size)
+    assert base.shape == (1, 3, height, width)
+    with torch.inference_mode():
+        features = load_pretrained("photo-regression-x4").features(lr)
+        whole = F.pad(base, (0, width % 2, 0, height % 2), mode="replicate")
+        told = network.told(features, (height, width), float(scale))
+        cond = torch.cat([told, pixel_unshuffle(whole - 0.5, 2)], 1)
+        z_0 = typed_sample(network.denoiser, whole.shape, cond, 4, ETA["continuous"], source)[..., :height, :width]
+        more = (scale - 2) / 2
+        local = LocalSpread(floor=0.007 + 0.003 * more, gain=1.3 + 0.4 * more, most=0.2 + 0.05 * more, window=9)
+        expected = (base + local(2 * base - 1) / 2 * z_0).clamp(0, 1)
+    found = super_resolve(lr, method="continuous", scale=scale, seed=4, steps=4)
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+
+
+DIFFUSIVE = {
+    "srdiff": "photo-srdiff-x4",
+    "residual-diffusion": "photo-residual-x4",
+    "wavelet": "photo-wavelet-x4",
+    "latent": "photo-latent-x4",
+    "continuous": "photo-continuous",
+}
+
+
+@pytest.mark.parametrize("method", DIFFUSIVE)
+def test_steps_are_network_calls_and_seeds_are_samples(method):
+    lr, calls = smooth(6, 5), []
+    network = load_pretrained(DIFFUSIVE[method])
+    heard = getattr(network, "denoiser", network).register_forward_pre_hook(lambda *_: calls.append(1))
+    first = super_resolve(lr, method=method)
+    assert len(calls) == STEPS[method]
+    other, again = (super_resolve(lr, method=method, seed=seed, steps=STEPS[method]) for seed in (1, 0))
+    super_resolve(lr, method=method, steps=3)
+    assert len(calls) == 3 * STEPS[method] + 3
+    heard.remove()
+    assert torch.equal(first, again) and (first - other).abs().mean() > 1e-4
+
+
+@pytest.mark.parametrize("scale", [2, 2.5, 3.3])
+def test_tiles_agree_with_the_whole_at_every_scale(scale):
+    lr = smooth(11, 121)
+    whole = super_resolve(lr, method="continuous", scale=scale, steps=1, tile=None)
+    assert whole.shape[2:] == (math.ceil(11 * scale), math.ceil(121 * scale))
+    cut = super_resolve(lr, method="continuous", scale=scale, steps=1, tile=32)
+    torch.testing.assert_close(cut, whole, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [2, 2.3, 3, 3.99])
+@pytest.mark.parametrize("size", [(1, 1), (5, 7)])
+def test_continuous_takes_any_size_at_any_scale(size, scale):
+    lr = picture(2, 3, *size)
+    sr = super_resolve(lr, method="continuous", scale=scale, steps=2, seed=3)
+    assert sr.shape == (2, 3, *(math.ceil(n * scale - 1e-9) for n in size)) and torch.isfinite(sr).all()
+    alone = super_resolve(lr[1:], method="continuous", scale=scale, steps=2, seed=4)
+    torch.testing.assert_close(sr[1:], alone, atol=1e-4, rtol=0)
+
+
+def test_scales_without_weights_are_named():
+    lr = picture(1, 3, 4, 4)
+    for scale in (1.99, 4.01, 8):
+        with pytest.raises(
+            ValueError, match=f"'continuous' has weights for scales from 2 to 4, but scale={scale} came"
+        ):
+            super_resolve(lr, method="continuous", scale=scale)
+    for method in (m for m in METHODS if m not in ("bicubic", "continuous")):
+        with pytest.raises(ValueError, match=f"'{method}' has weights for scale 4 only, .* 'continuous' every scale"):
+            super_resolve(lr, method=method, scale=3)
+    with pytest.raises(ValueError, match="scale must be a positive number"):
+        super_resolve(lr, method="continuous", scale=float("nan"))
+
+
+@pytest.mark.parametrize("method", ["wavelet", "latent"])
+def test_samples_around_the_regression_downsample_to_what_was_given(method):
+    lr = smooth(23, 20)
+    assert lr_consistency(super_resolve(lr, method=method, steps=3), lr, 4).item() > 45
+
+
+@pytest.fixture(scope="module")
+def crops():
+    """(lr, hr) of 96 x 96 pixels from photos that nobody trained on."""
+    cut = [
+        crop_to_multiple(photo(name), 4)[..., 60:156, 60:156] for name in ("chelsea", "coffee", "astronaut", "china")
+    ]
+    hr = torch.cat(cut)
+    return to_uint8(resize(hr, 1 / 4)).float() / 255, hr
+
+
+@pytest.mark.parametrize("method", DIFFUSIVE)
+def test_samples_of_photos_are_plausible(crops, method):
+    """A sample pays for what it invents: here at most 3 dB against bicubic. A flipped residual pays 6 dB."""
+    lr, hr = (images[:2] for images in crops)
+    error = (super_resolve(lr, method=method) - hr).square().mean().item()
+    assert 0.7 < error / (resize(lr, 4) - hr).square().mean().item() < 2
+
+
+def test_states_of_photos_have_about_unit_variance(crops):
+    """The numbers that SCALES and spreads were measured by, met again on other photos: within a factor of 1.6."""
+    lr, hr = crops
+    with torch.inference_mode():
+        mean, spread, cond = condition(load_pretrained("photo-regression-x4"), lr)
+        residual = (hr - mean) / spread
+        latents = load_pretrained("photo-autoencoder-x4").encode(residual, cond) / LATENT_SCALE
+        states = {"latent": latents}
+        for scale in (2, 3, 4):
+            small = to_uint8(resize(hr, 1 / scale)).float() / 255
+            base = resize(small, scale)[..., :96, :96]
+            states[f"continuous {scale}"] = (hr - base) / continuous_spread(base, scale)
+        for name, bands in zip(("H", "V", "D"), pywt.dwt2(residual.numpy(), "haar")[1], strict=True):
+            states[f"wavelet {name}1"] = torch.from_numpy(bands) / WAVELET_SCALES[f"{name}1"]
+    for name, state in states.items():
+        assert 1 / 1.6 < state.square().mean().sqrt().item() < 1.6, name
 
 
 def test_bad_faces_are_named():

@@ -85,12 +85,11 @@ def super_resolve(
 ) -> Tensor:
     """Super-resolve images: (B, 3, H, W) in [0, 1] -> (B, 3, scale H, scale W) in [0, 1], any H and W.
 
-    Sides that are not whole numbers are rounded up. `method` is one of METHODS.
-    `seed` fixes the sample: image i of a batch uses seed + i, or give one seed per image; the
-    result for an image does not depend on its batch mates. `steps` is the number of network calls of the diffusion methods
-    (of each stage in "sr3-cascade"). Images larger than `tile` LR pixels go through the networks in overlapping tiles
-    whose margin exceeds the networks' reach, and noise is drawn for the whole image, so tiles agree with the whole;
-    tile=None never cuts.
+    Sides that are not whole numbers are rounded up. `method` is one of METHODS. `seed` fixes the sample: image i of a batch
+    uses seed + i, or give one seed per image; the result for an image does not depend on its batch mates. `steps` is the
+    number of network calls of the diffusion methods (of each stage in "sr3-cascade"). Images larger than `tile` LR pixels go
+    through the networks in overlapping tiles whose margin exceeds the networks' reach, and noise is drawn for the whole
+    image, so tiles agree with the whole; tile=None never cuts.
     Raises ValueError for an unknown method, a scale without weights, or an image that is not (B, 3, H, W).
     """
     check_images(lr, "lr", channels=3)

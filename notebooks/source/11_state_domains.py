@@ -126,7 +126,7 @@ plots.image_grid(
 )
 
 # %% [markdown]
-# And here is what models of these four states make of the LR image. All were trained by us on the same 400 photos, for about the same time. The method `"sr3"` diffuses pixels (chapter 09).
+# And here is what models of these four states make of the LR image. All were trained on the same 400 photos. The method `"sr3"` diffuses pixels (chapter 09).
 
 # %%
 answers = {name: super_resolve(lr, method=name) for name in ("sr3", "srdiff", "wavelet", "latent")}
@@ -134,7 +134,7 @@ plots.image_grid(
     [*answers.values(), hr],
     ["pixels (sr3)", "residual (srdiff)", "wavelet", "latent", "original"],
     title="The same eye out of four state domains",
-    alt="Five pictures of a cat's eye and fur: four super-resolved ones and the original. All four have a crisp eyelid and invented fur, with more or less grain; the strokes of the original's fur are finer and better ordered.",
+    alt="Five pictures of a cat's eye and fur: four super-resolved ones and the original. All four have a crisp eye; where the original has ordered strokes of fur, pixels and residual have grain, the wavelet a faint texture, the latent short strokes.",
     zoom=2,
     columns=3,
 )
@@ -147,7 +147,7 @@ for name, sr in answers.items():
     )
 
 # %% [markdown]
-# The pictures differ less than the names suggest, and their costs differ more (section 11). `calls` is how often the denoising network ran; *textures* is the sliced Wasserstein distance between patches, in grey levels. Keep these numbers in mind while we take the domains apart.
+# The pictures differ, though less than the names suggest, and their costs differ more (section 11). `calls` is how often the denoising network ran; *textures* is the sliced Wasserstein distance between patches, in grey levels. Keep these numbers in mind while we take the domains apart.
 #
 # ## 2. Four pixels, turned
 #
@@ -233,7 +233,7 @@ widgets.frames(
 #
 # $$W z_t = \alpha_t\, W z_0 + \sigma_t\, W\epsilon, \qquad W\epsilon \sim N(0, W W^\top) = N(0, I).$$
 #
-# So the turned chain *is* the chain of the turned data, and the best denoiser of the turned data is the turned denoiser, $\mathbb E[Wz_0 \mid Wz_t] = W\,\mathbb E[z_0\mid z_t]$. A sampler only adds, scales and asks the denoiser. Hence: **the same noise, turned, gives the same sample, turned.** For every sampler, any number of steps, to the last digit.
+# So the turned chain *is* the chain of the turned data, and the best denoiser of the turned data is the turned denoiser, $\mathbb E[Wz_0 \mid Wz_t] = W\,\mathbb E[z_0\mid z_t]$. A sampler only adds, scales and asks the denoiser. Hence: **the same noise, turned, gives the same sample, turned**, in any number of steps, to the last digit. (In every sampler that treats all coordinates alike. Adaptive solvers that judge their error coordinate by coordinate do not.)
 # Take three kinds of 2×2 blocks as data, with exact denoisers that know the law in pixels, or the law of the four Haar numbers:
 
 # %% tags=["nbval-check-output"]
@@ -300,7 +300,7 @@ plots.strip(
 #
 # $$z_0' = z_0 - \mu \quad\Longrightarrow\quad z_t' = z_t - \alpha_t\,\mu ,$$
 #
-# and again the chain of the one is the chain of the other, relabelled. So neither a lossless orthonormal transform nor a residual can improve an *exact* sampler by anything at all. If wavelet or residual diffusion is better than pixel diffusion, the reason must be one of three:
+# and again the chain of the one is the chain of the other, relabelled; DDIM and DDPM steps, which are exact in $\hat z_0$, keep the relabelling to the last digit. So neither a lossless orthonormal transform nor a residual can improve an *exact* sampler by anything at all. If wavelet or residual diffusion is better than pixel diffusion, the reason must be one of three:
 #
 # 1. **Scale.** Dividing each coordinate by its own standard deviation is neither a turn nor a shift.
 # 2. **The network**, which learns some functions faster than others.
@@ -386,6 +386,7 @@ R = torch.cov(left.T)
 prediction = torch.full((16,), 0.6, dtype=double)  # a bright block: mu(x), in state units
 one, band_stds, spread = torch.eye(16, dtype=double), (left @ W.T).std(0), left.std()
 cosine = vp_cosine()
+print(f"standard deviation of a pixel's state: {pixels.std():.2f}; of what bicubic leaves: {spread:.2f}")
 changes = {  # z_0 = A (y - shift), and the schedule
     "pixels": (one, 0 * prediction, cosine),
     "Haar bands": (W, 0 * prediction, cosine),
@@ -432,17 +433,16 @@ plots.curves(
 
 # %% [markdown]
 # Three curves lie on one another: *pixels*, *Haar bands* and *residual*, as section 3 demands. Dividing the residual by its standard deviation, **one number**, is what helps. The bands' own scales add only a few per cent on top, because the residual's bands are already of similar size (last figure). And the shifted schedule in pixels lies exactly on the
-# curve of the scaled residual: for an exact sampler, scaling the state by $1/\varsigma$ and shifting log-SNR by $2\log\varsigma$ are the same thing. Why then subtract at all? Because only what is left after subtracting *is* small: a photo's own standard deviation is five times that of its residual, and a scale must be the same at sampling time, when
-# nobody knows the photo yet.
+# curve of the scaled residual: for an exact sampler, scaling the state by $1/\varsigma$ and shifting log-SNR by $2\log\varsigma$ are the same thing. Why then subtract at all? Because only what is left after subtracting *is* small. And the scale has to be told to somebody: to the state, where a network finds unit variance without further ado, or to the schedule.
 #
 # <details><summary><b>Question.</b> Would the bands' own scales matter more for the whole photo than for the residual?</summary>
 #
-# Yes: the photo's bands differ thirtyfold, the residual's less than threefold. Replace `R` by `torch.cov(pixels.T)` and `left` by `pixels` in the cell above and look. DiWa, like most methods since, diffuses bands of a *residual*.
+# Yes: the photo's bands differ thirtyfold, the residual's less than threefold. Replace `R` by `torch.cov(pixels.T)` and `left` by `pixels` in the cell above and look. DiWa diffuses bands of a *residual*.
 # </details>
 #
 # ## 5. Learned: the same small network in five domains
 #
-# A network is not exact, so it may care about axes after all. We train one small network (three layers, 64 wide) on 4×4 blocks of photos, told the 3×3 LR pixels around and the bicubic enlargement. Five runs differ only in what diffuses; the fifth keeps 6 of 16 numbers, the residual's principal components: a *linear autoencoder*.
+# A network is not exact, so it may care about axes after all. We train one small network (three hidden layers, 64 wide) on 4×4 blocks of photos, told the 3×3 LR pixels around and the bicubic enlargement. Five runs differ only in what diffuses; the fifth keeps 6 of 16 numbers, the residual's principal components: a *linear autoencoder*.
 
 
 # %%
@@ -481,9 +481,9 @@ def distance(blocks, truth=test[0], base=test[2]):
 class Told(nn.Module):
     """A small denoising network: state, noise level and condition in, v out."""
 
-    def __init__(self, size, width=64):
+    def __init__(self, size, told, width=64):
         super().__init__()
-        widths = (size + 26, width, width, width)
+        widths = (size + told + 1, width, width, width)
         layers = [part for a, b in zip(widths, widths[1:], strict=False) for part in (nn.Linear(a, b), nn.SiLU())]
         self.layers = nn.Sequential(*layers, nn.Linear(width, size))
 
@@ -491,28 +491,26 @@ class Told(nn.Module):
         return self.layers(torch.cat([u, level[:, None], cond], 1))
 
 
-def learn(encode, decode, seed, checkpoints=(50, 100, 200, 400)):
-    """Distances of ten-step samples at the checkpoints of one training run."""
+def learn(encode, decode, seed, checkpoints=(50, 100, 200, 400), shown=(2 * train[1] - 1, 2 * test[1] - 1)):
+    """Distances of ten-step samples at the checkpoints of one training run; `shown` is the condition, train and test."""
     torch.manual_seed(seed)
     generator, found = torch.Generator().manual_seed(seed), []
     states = encode(train[0], train[2])
-    network = Told(states.shape[1])
+    network = Told(states.shape[1], shown[0].shape[1])
     denoiser, optimizer = NetworkDenoiser(network, "v", cosine), torch.optim.Adam(network.parameters(), 3e-3)
     for step in range(1, checkpoints[-1] + 1):
         index = torch.randint(len(states), (256,), generator=generator)
-        z_0, told, t = states[index], 2 * train[1][index] - 1, torch.rand(256, generator=generator, dtype=double)
+        z_0, cond, t = states[index], shown[0][index], torch.rand(256, generator=generator, dtype=double)
         eps = torch.randn(z_0.shape, generator=generator)
         z = cosine.alpha(t)[:, None].float() * z_0 + cosine.sigma(t)[:, None].float() * eps
-        loss = (network(*denoiser.inputs(z, t), told) - denoiser.target(z_0, eps, t)).square().mean()
+        loss = (network(*denoiser.inputs(z, t), cond) - denoiser.target(z_0, eps, t)).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if step in checkpoints:
             noise = standard_normal(1)
             begin = noise(torch.empty(len(test[0]), states.shape[1]))
-            states_seen = ddim(
-                lambda z, t: denoiser(z, t, 2 * test[1] - 1), cosine, begin, uniform_times(10), 1.0, noise
-            )
+            states_seen = ddim(lambda z, t: denoiser(z, t, shown[1]), cosine, begin, uniform_times(10), 1.0, noise)
             found.append(distance(decode(last(states_seen), test[2])))
     return found
 
@@ -577,6 +575,21 @@ for name, domain in leftovers.items():
 # Less than a tenth of the pixels' energy is left. A regression instead of bicubic halves what was left in LL, and takes little from the rest: fine detail is what cannot be predicted. That is the division of labour in predict-and-refine: the prediction carries the distortion, the diffusion carries the texture. (The last line is in units of the spread. It
 # should be near 1, and is larger here, for these pieces were chosen for textures that no regression foresees.)
 #
+# ResDiff adds a second idea, a **high-frequency branch** that guides the denoiser by detail split off in Fourier and wavelet domains. In small: show it the prediction's own detail bands beside the prediction. That is no new information, but scaled so that it can be seen. An ablation on section 5's blocks, `shown` extended by the 15 detail bands of the bicubic block in unit variance:
+
+# %%
+details = [(part[2] @ T.T)[:, 1:] for part in (train, test)]
+with_details = [
+    torch.cat([2 * part[1] - 1, d / details[0].std(0)], 1) for part, d in zip((train, test), details, strict=True)
+]
+branch = torch.tensor([learn(*small_domains["Haar / stds"], seed, shown=with_details) for seed in (0, 1)])
+for name, runs in {"without the branch": learned["Haar / stds"], "with it": branch}.items():
+    print(f"{name:20} after 200 steps {runs[:, 2].mean():.2f}, after 400 {runs[:, 3].mean():.2f}", end="")
+    print(f" ({runs[:, 3].min():.2f} to {runs[:, 3].max():.2f}) grey levels")
+
+# %% [markdown]
+# Here the branch buys nothing within the spread of two seeds: three layers on 16 numbers find the details themselves. ResDiff's evidence is for large networks on whole images, where faint edges beside strong brightness may be harder to see.
+#
 # **Break it.** Some code writes $x\!\uparrow - y$ (ResShift) and some $y - x\!\uparrow$ (SRDiff). Mix them, and the sampler draws a perfect residual that is then subtracted instead of added:
 
 # %% tags=["nbval-check-output"]
@@ -635,7 +648,7 @@ for name, (network, state) in calls.items():
     print(f"{name:20} {cost / 1e6:8.1f} million multiply-adds a call on 112 x 112 pixels")
 
 # %% [markdown]
-# The area argument holds against a network that does not fold, and it is a fair argument: most U-Nets do not. Against one that folds, it buys nothing. What wavelets do buy is what you saw: bands that can be scaled one by one (section 4), bands that are nearly uncorrelated, and **bands that can be left out**. If the regression already knows the low band, do not diffuse
+# The area argument holds against a network that does not fold, and it is a fair argument: many U-Nets do not. Against one that folds, it buys nothing. What wavelets do buy is what you saw: bands that can be scaled one by one (section 4), bands that are nearly uncorrelated, and **bands that can be left out**. If the regression already knows the low band, do not diffuse
 # it. How much can be left out is a question about ceilings, `decode(encode(y))`:
 
 # %%
@@ -652,14 +665,15 @@ for name, kept in choices.items():
     state = domain.encode(hrs, lrs)
     best = domain.decode(state, lrs)
     quality = psnr(best, hrs, crop=4).mean().clamp(max=99)
-    print(f"{name:18} {state.shape[1]:8} of 48 {quality:20.1f} dB {255 * sliced_wasserstein(best, hrs).mean():9.2f}")
+    quality = "exact" if quality > 98 else f"{quality:.1f} dB"
+    print(f"{name:18} {state.shape[1]:8} of 48 {quality:>23} {255 * sliced_wasserstein(best, hrs).mean():9.2f}")
 predicted = means(lrs)
 print(
     f"{'none (regression)':18} {0:8} of 48 {psnr(predicted, hrs, crop=4).mean():20.1f} dB {255 * sliced_wasserstein(predicted, hrs).mean():9.2f}"
 )
 
 # %% [markdown]
-# Leaving LL to the regression costs next to nothing here; leaving a whole level costs a lot. Read the second column as well: 45 numbers of 48 remain, so the saving is small, and a ceiling says nothing about how well the remaining bands are drawn.
+# Leaving LL to the regression costs little; leaving a whole level costs a lot. Read the second column as well: 45 numbers of 48 remain, so the saving is small, and a ceiling says nothing about how well the remaining bands are drawn.
 #
 # **Break it: the range trap.** Samplers for images often clip $\hat z_0$ to $[-1, 1]$. The low band does not live there. A constant image $c$ (in state units) has
 #
@@ -754,7 +768,7 @@ plots.strip(
 )
 
 # %% [markdown]
-# These are *ceilings*: a perfect diffusion model of the code would return the second or third row for these faces, no better. A latent model's PSNR, LR-consistency and textures are bounded by its autoencoder's, so publish that number beside it (→ Exercise 11.5).
+# These are *ceilings*: a perfect diffusion model of the code would return the second or third row for these faces, no better. In practice a latent model's PSNR and textures are bounded by its autoencoder's, so publish those numbers beside it (→ Exercise 11.5).
 #
 # **Scale.** The other thing to settle before training is the code's size. Whoever wrote the schedule assumed data of variance 1. How wrong may it be (→ Exercise 11.4)? For data $N(0, c^2)$ the exact sampler answers:
 
@@ -974,7 +988,7 @@ print("; ".join(f"{k} number{'s' * (k > 1)} {hinted(k):.1f}" for k in (1, 2, 4, 
 lam, reverting = 0.15, mean_reverting()  # lambda in state units; theta_bar(1) = log 100
 walk_domain = mean_reverting_domain(Pixel(), enlarge, lam)
 z_0, mu = walk_domain.encode(hr, lr), Pixel().encode(enlarge(lr))
-stops = (0.0, 0.6, 1.0)
+stops = (0.0, 0.4, 1.0)
 seen = []
 for t in stops:
     z = forward_step(z_0, reverting, 0.0, t, standard_normal(1)) if t else z_0
@@ -991,7 +1005,7 @@ plots.image_grid(
     torch.cat(seen).clamp(0, 1),
     [f"t = {t}" for t in stops],
     title="The walk ends at the LR image plus a little noise, not in pure noise",
-    alt="Three pictures of a cat's eye: sharp at t = 0, grainy and softer at 0.6, and at t = 1 a blurred eye under grain. It can be recognised throughout.",
+    alt="Three pictures of a cat's eye: sharp at t = 0, grainy at 0.4, and at t = 1 a blurred eye under grain. It can be recognised throughout.",
     zoom=2,
     columns=3,
 )
@@ -1081,21 +1095,37 @@ plots.scatter(
 plots.compare(
     {**{name: p[4:5] for name, p in pictures.items()}, "original": many_hr[4:5]},
     [(2, 4, 40, 40), (24, 20, 40, 40)],
-    title="A temple roof from every domain",
-    alt="Two magnified pieces of a temple roof by regression, sr3, srdiff, residual diffusion, wavelet and latent diffusion, and the original. Regression is smooth; the diffusion models add tiles and grain that resemble the original's but do not agree with it or with each other.",
+    title="A temple roof: what the LR image does not hold, no domain finds",
+    alt="Two magnified pieces of a temple roof by regression, sr3, srdiff, residual diffusion, wavelet and latent diffusion, and the original. Regression is smooth; sr3 and srdiff have grain and spots along the edges, the three on top of the regression fewer. The fine rows of tiles of the original are in none of them.",
     zoom=3,
 )
 
 # %% [markdown]
-# FILL11
+# **Cost.** The wavelet and the latent model reach SR3's textures for a fraction of its multiplications (lines above the figure). Three savings multiply: fewer steps, since the state has unit variance; a narrower network; and, for the latent, half of the LR grid. A smaller area is no saving of the wavelet: SR3's network folds down to the same grid.
+#
+# **Textures.** Compare the differences in brackets with their standard errors before you rank anybody: twelve pieces separate some of these methods from SR3, and hardly one from another. On this measure regression is not far behind, for a small part of the price.
+#
+# **PSNR and LR-PSNR.** The last three stand on the regression and are made consistent with the LR image at the end. Their better numbers there are the predictor's merit and the projection's, not the domain's. `sr3` and `srdiff` have neither.
+#
+# **Ceiling.** The autoencoder's is far above what the latent model reaches; here the diffusion is the weaker link.
+#
+# And this is no controlled experiment: networks differ in size and in training (`benchmarks/quality.py` measures the same methods on whole test sets). What a domain buys, from what this chapter has measured:
+#
+# | domain | buys | costs | seen in section |
+# |---|---|---|---|
+# | pixels | nothing can go wrong; with a shifted schedule, an exact sampler as good as that of a scaled residual | the network must copy what is known | 4, 5 |
+# | residual | a small, known scale; nothing to copy | a predictor, its sign and its bookkeeping | 4, 5, 6 |
+# | wavelet | a scale for each band; bands that can be left out | even sizes; the range trap | 4, 7 |
+# | latent | fewer numbers on a coarser grid | a second training; a ceiling | 5, 8, 11 |
+# | compact code | diffusion that costs next to nothing | a few directions only | 10 |
 #
 # > **In the papers**
 # >
 # > - **SRDiff** (arXiv:2104.14951), by its abstract the first diffusion model for single-image super-resolution, predicts the residual to bicubic "to speed up convergence", told features of an encoder trained beforehand.
-# > - **Whang et al.** (arXiv:2112.02475) train predictor and refiner together, and trade distortion for perception by averaging samples or taking fewer steps.
-# > - **ResDiff** (arXiv:2303.08714) subtracts a CNN's prediction trained with Fourier and wavelet losses, and shows high-frequency bands of it to the denoiser in a branch of its own; it reports faster convergence than SR3 and SRDiff.
+# > - **Whang et al.** (arXiv:2112.02475) train a deterministic predictor and a diffusion refiner of its residual together; sampling gets much cheaper, and one can move along the perception–distortion curve.
+# > - **ResDiff** (arXiv:2303.08714) subtracts a CNN's prediction, trained with Fourier and wavelet losses, and guides the denoiser by high-frequency information; it reports shorter convergence times than earlier diffusion methods.
 # > - **DiWa** (arXiv:2304.01994): 92 million parameters against 550 million (SR3), 9.3 against 12 million (SRDiff), with better PSNR, SSIM and LPIPS; one Haar level, the residual of a predictor.
-# > - **LDM** (arXiv:2112.10752) freezes the autoencoder; **LSGM** (arXiv:2106.05931) trains it along, FID 2.10 on CIFAR-10.
+# > - **LDM** (arXiv:2112.10752) freezes the autoencoder; **LSGM** (arXiv:2106.05931) trains it along, and lets the network learn only the mismatch between the codes and a normal law.
 # > - **HI-Diff** (arXiv:2305.12966) and **DiffIR** (arXiv:2303.09472): a compact prior for a transformer. **Refusion** (arXiv:2304.08291): latents of a U-Net whose skips carry fine detail past the diffusion to the decoder, for images up to 6000×4000 pixels.
 #
 # > **Going further**
