@@ -155,7 +155,12 @@ def test_scales_between_whole_numbers(tmp_path, scale):
     coordinates = (1 / scale, 0, 0, 0, 1 / scale, 0)
     nearest = Image.open(tmp_path / "in.png").transform((width, height), Image.Transform.AFFINE, coordinates)
     shown = load(tmp_path / "out-compare.png")[..., :width]
-    inside = (slice(None), slice(None), slice(0, int(source.shape[-2] * scale)), slice(0, int(source.shape[-1] * scale)))
+    inside = (
+        slice(None),
+        slice(None),
+        slice(0, int(source.shape[-2] * scale)),
+        slice(0, int(source.shape[-1] * scale)),
+    )
     expected = torch.tensor(np.asarray(nearest)).movedim(-1, 0)[None].float() / 255
     torch.testing.assert_close(shown[inside], expected[inside])
 

@@ -176,3 +176,28 @@ def test_words_survive_into_the_output_and_into_exported_html(name, monkeypatch)
         assert re.search(r"<em>Made up\.</em>", text)
         assert BeautifulSoup(text, "html.parser").details.text == f"Description: The left bar wins{ALT}"
     assert shown[0][0]["text/plain"] == "Figure: The left bar wins"
+
+
+def test_names_beside_points_do_not_cover_each_other():
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(7, 4.4), dpi=plots.DPI, layout="constrained")
+    axes = canvas.subplots()
+    places = [(0.0, 0.0), (0.01, 0.01), (0.02, 0.0), (1.0, 1.0)]
+    axes.plot(*zip(*places, strict=True), "o")
+    plots._write_beside(axes, [(x, y, f"method {i}") for i, (x, y) in enumerate(places)])
+    canvas.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == [f"method {i}" for i in range(4)]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert axes.texts[3].get_position() == (6, 5)  # nothing stands in its way
+
+
+def test_a_label_named_by_itself_needs_no_legend(monkeypatch):
+    seen = []
+    monkeypatch.setattr(plots, "finish", lambda canvas, *_: seen.append(canvas))
+    points = {"one": ([0.0], [1.0]), "two": ([1.0], [0.0])}
+    plots.scatter(points, names={"one": ["one"], "two": ["two"]}, title="Two points", alt="two points " * 3)
+    plots.scatter(points, names={"one": ["first"]}, title="Two points", alt="two points " * 3)
+    assert seen[0].axes[0].get_legend() is None
+    assert [text.get_text() for text in seen[1].axes[0].get_legend().get_texts()] == ["one", "two"]

@@ -570,6 +570,20 @@ def test_srdiffs_states_are_what_bicubic_leaves_over_the_local_spread(pairs):
         torch.testing.assert_close(batch["weight"][i] * 0.04, spread[fine], atol=1e-4, rtol=2e-3)
 
 
+@pytest.mark.parametrize("records", [domains.srdiff_records, photos.residual_pairs])
+def test_every_photo_is_recorded_with_its_mirror_image(pairs, records):
+    """Bicubic has no left and right, and a network's answer is what it says of the mirrored photo."""
+    made, regression = records(), load_pretrained("photo-regression-x4")
+    assert len(made) == 2 * len(pairs)
+    for i, (lr, hr) in enumerate(pairs):
+        for (_, residual, spread), x, y in zip(
+            made[2 * i : 2 * i + 2], (lr, lr.flip(2)), (hr, hr.flip(2)), strict=True
+        ):
+            x, y = x[None].float() / 255, y[None].float() / 255
+            base = resize(x, 4) if records is domains.srdiff_records else regression(x)
+            torch.testing.assert_close(base[0] + spread.float() * residual.float(), y[0], atol=2e-3, rtol=0)
+
+
 def test_wavelet_batches_are_residual_batches_in_haar_bands(pairs):
     """Unpacked by PyWavelets they are the residuals; the weight is the mean spread under a band times the band's scale."""
     batch = RECIPES["photo-wavelet-x4"]().batch(2)

@@ -136,10 +136,11 @@ def scatter(
 ) -> Figure:
     """Points: `series` maps a label to (x, y).
 
-    `errors` maps labels to (dx, dy), either may be None; `names` writes a word beside each point of a label; labels in
-    `joined` are drawn with a line through their points.
+    `errors` maps labels to (dx, dy), either may be None; `names` writes a word beside each point of a label, and a label
+    named by itself alone needs no legend; labels in `joined` are drawn with a line through their points.
     """
     canvas, (axes,) = _axes(title, width, height)
+    words: list[tuple[float, float, str]] = []
     for index, (label, (xs, ys)) in enumerate(series.items()):
         xs, ys = np.atleast_1d(array(xs)), np.atleast_1d(array(ys))
         dx, dy = (errors or {}).get(label, (None, None))
@@ -147,11 +148,29 @@ def scatter(
         many = len(xs) > 100
         style |= {"markersize": 2, "alpha": 0.5} if many else {}
         bars = [None if e is None else np.broadcast_to(array(e), xs.shape) for e in (dx, dy)]
-        axes.errorbar(xs, ys, xerr=bars[0], yerr=bars[1], capsize=3, elinewidth=1, label=label, **style)
-        for x, y, name in zip(xs, ys, (names or {}).get(label, ()), strict=False):
-            axes.annotate(name, (x, y), xytext=(6, 5), textcoords="offset points", size=8)
+        named = list((names or {}).get(label, ()))
+        shown = "_nolegend_" if named == [label] else label
+        axes.errorbar(xs, ys, xerr=bars[0], yerr=bars[1], capsize=3, elinewidth=1, label=shown, **style)
+        words += zip(xs, ys, named, strict=False)
     _dress(axes, xlabel, ylabel, logx, logy)
+    _write_beside(axes, words)
     return finish(canvas, title, alt, caption)
+
+
+def _write_beside(axes, words: Sequence[tuple[float, float, str]]) -> None:
+    """Write each word (x, y, word) beside its point, above right, or at the first corner where no other word stands."""
+    taken: list[tuple[float, float, float, float]] = []
+    if words:
+        axes.figure.draw_without_rendering()  # or the places of the points are not known yet
+    for x, y, word in words:
+        px, py = axes.transData.transform((x, y))
+        wide, high = 6.5 * len(word), 13  # pixels
+        corners = [(6, 5), (6, -13), (-6 - 0.72 * wide, 5), (-6 - 0.72 * wide, -13), (6, 14), (6, -22)]  # points
+        boxes = [(px + 1.39 * dx, py + 1.39 * dy, px + 1.39 * dx + wide, py + 1.39 * dy + high) for dx, dy in corners]
+        free = [all(b[2] < o[0] or o[2] < b[0] or b[3] < o[1] or o[3] < b[1] for o in taken) for b in boxes]
+        best = free.index(True) if True in free else 0
+        taken.append(boxes[best])
+        axes.annotate(word, (x, y), xytext=corners[best], textcoords="offset points", size=8)
 
 
 @rc_context(STYLE)

@@ -25,7 +25,7 @@
 #
 # **Prerequisites**: [chapter 09](09_sr3.ipynb) (SR3, and how a condition enters); [chapter 05](05_score_based_models.ipynb) (the score).
 #
-# **Reading time**: 75 minutes. Running time: about NN s on two cores.
+# **Reading time**: 75 minutes. Running time: about 35 s on two cores.
 # **Survey section**: "Guidance in Training" and "Conditioning" (arXiv:2401.00736).
 # **Exercises**: [exercises](../exercises/10_conditioning_and_guidance.ipynb), worked in [solutions](../solutions/10_conditioning_and_guidance.ipynb).
 
@@ -157,7 +157,7 @@ plots.curves(
         "mixture + classifier": (z[::5, 0], mine(z[::5], t)[:, 0]),
     },
     title="The mixture's denoiser plus a classifier's gradient is the denoiser of one kind",
-    alt="Estimated z_0 against the noisy state from -2 to 2 at t = 0.3. The mixture's denoiser rises from about -0.9 to about 0.9 through a bend; the denoiser of kind a is a straight line from about 0.4 to 1.2; dots of mixture plus classifier lie on that line.",
+    alt="Estimated z_0 against the noisy state from -2 to 2 at t = 0.3. The mixture's denoiser rises from about -0.9 to about 0.8 in a gentle S; the denoiser of kind a is a straight line from about 0.6 to 0.9; dots of mixture plus classifier lie on that line.",
     xlabel="noisy state $z_t$",
     ylabel="estimate of $z_0$",
     height=330,
@@ -286,7 +286,7 @@ for s in (1.0, 2.0, 4.0):
 # And a sampler with noise? DDPM's steps do not only move the state along, they also let it settle a little at every level, and what it settles in is the tempered law *of that level*. Its output is a third law:
 
 # %%
-scales = torch.linspace(0, 5, 11).tolist()
+scales = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 steps_60 = uniform_times(60)
 on_vp = denoiser_for(c_law, linear), denoiser_for(free_law, linear)
 
@@ -551,12 +551,12 @@ rows = {
     "original": crew.images,
 }
 plots.image_grid(
-    torch.cat([row[:6] for row in rows.values()]),
-    [name if i == 0 else "" for name in rows for i in range(6)],
+    torch.cat([row[:5] for row in rows.values()]),
+    [name if i == 0 else "" for name in rows for i in range(5)],
     title="One network, one blurred face, six ways of being told",
-    alt="Eight rows of six drawn faces: bicubic enlargements of 8x8 pixels, blurred; then samples told by concatenation, FiLM, a regression's reference, a VAE's reference, encoder features, and by concatenation with a caption; last the originals. All samples show the right poses, skin and hair; they differ in small things such as eyes, mouths and glasses.",
+    alt="Eight rows of five drawn faces: bicubic enlargements of 8x8 pixels, blurred; then samples told by concatenation, FiLM, a regression's reference, a VAE's reference, encoder features, and by concatenation with a caption; last the originals. All samples show the right poses, skin and hair; they differ in small things such as eyes, mouths and glasses.",
     zoom=3,
-    columns=6,
+    columns=5,
 )
 
 # %% [markdown]
@@ -679,12 +679,12 @@ def dialled(count, scale, **options):
 
 swept = dialled(80, strength).view(5, 16, 3, 32, 32)
 plots.image_grid(
-    swept[:, :6].reshape(-1, 3, 32, 32).clamp(0, 1),
-    [f"scale {s:g}" if i == 0 else "" for s in dial for i in range(6)],
-    title=f"'{sentence}', at five scales, from the same six noises",
-    alt="Five rows of six drawn faces. Scale 0 and 1: all kinds of faces, hardly any with sunglasses. With scale 2 and 4 more and more wear dark glasses; at scale 8 nearly all do, with black lenses, garish colours and hard contrasts.",
+    swept[:, :5].reshape(-1, 3, 32, 32).clamp(0, 1),
+    [f"scale {s:g}" if i == 0 else "" for s in dial for i in range(5)],
+    title=f"'{sentence}', at five scales, from the same five noises",
+    alt="Five rows of five drawn faces. Scale 0 and 1: all kinds of faces, hardly any with sunglasses. With scale 2 and 4 more and more wear dark glasses; at scale 8 nearly all do, with black lenses, garish colours and hard contrasts.",
     zoom=3,
-    columns=6,
+    columns=5,
 )
 
 
@@ -705,28 +705,29 @@ def of_scale(images):
 
 measured = {f"{s:g}": of_scale(images) for s, images in zip(dial, swept, strict=True)}
 extras = {
-    "8, rescaled": of_scale(dialled(16, 8.0, rescale=0.7)),
-    "8, in the middle": of_scale(dialled(16, 8.0, interval=(0.2, 0.7))),
+    "rescaled": of_scale(dialled(16, 8.0, rescale=0.7)),
+    "in the middle": of_scale(dialled(16, 8.0, interval=(0.2, 0.7))),
 }
-for name, (sure, error, spread, burnt) in {**measured, **extras}.items():
+for name, (sure, error, spread, burnt) in {**measured, **{f"8, {k}": v for k, v in extras.items()}}.items():
     print(f"scale {name:17} sunglasses {sure:.2f} +- {error:.2f}, diversity {spread:.2f}, outside [0, 1] {burnt:.1%}")
 line_of = {
     label: ([row[2] for row in rows.values()], [row[0] for row in rows.values()], [row[1] for row in rows.values()])
-    for label, rows in (("plain", measured), ("tamed", extras))
+    for label, rows in (("scale", measured), ("scale 8, tamed", extras))
 }
 plots.scatter(
     {label: (x, y) for label, (x, y, _) in line_of.items()},
-    joined=("plain",),
+    joined=("scale",),
     errors={label: (None, error) for label, (_, _, error) in line_of.items()},
-    names={"plain": list(measured), "tamed": list(extras)},
+    names={"scale": list(measured), "scale 8, tamed": list(extras)},
     title="The dial trades diversity for fidelity",
     alt="Fidelity (probability of sunglasses) against diversity (1 - mean correlation). "
-    + "; ".join(
-        f"scale {name}: fidelity {row[0]:.2f}, diversity {row[2]:.2f}" for name, row in (measured | extras).items()
-    )
+    + "; ".join(f"scale {name}: fidelity {row[0]:.2f}, diversity {row[2]:.2f}" for name, row in measured.items())
+    + ". Scale 8, tamed: "
+    + "; ".join(f"{name}: fidelity {row[0]:.2f}, diversity {row[2]:.2f}" for name, row in extras.items())
     + ".",
     xlabel="diversity",
     ylabel="fidelity",
+    width=860,
     height=360,
 )
 
@@ -893,9 +894,9 @@ def draw_words(sentence="glasses and a beard", scale=3.0, face="face 6", seed=0)
 
 widgets.explorer(
     draw_words,
-    sentence=ipywidgets.Text(value="glasses and a beard", continuous_update=False),
+    sentence=ipywidgets.Text(value="glasses and a beard", description="sentence", continuous_update=False),
     scale=(0.0, 8.0, 0.5, 3.0),
-    face=ipywidgets.Dropdown(options=list(blurs), value="face 6"),
+    face=ipywidgets.Dropdown(options=list(blurs), value="face 6", description="face"),
     seed=(0, 9, 1),
 )
 
@@ -932,12 +933,12 @@ by_classifier = {}
 for name, denoiser in runs.items():
     noise = standard_normal(3)
     with torch.inference_mode():
-        z = noise(torch.empty(8, 3, 32, 32))
-        z_0 = last(ddim(denoiser, cosine, z, uniform_times(16, t_max=0.99), eta=1.0, noise=noise))
+        z = noise(torch.empty(12, 3, 32, 32))
+        z_0 = last(ddim(denoiser, cosine, z, uniform_times(12, t_max=0.99), eta=1.0, noise=noise))
     by_classifier[name] = ((z_0 + 1) / 2).clamp(0, 1)
     sure = sunglasses(2 * by_classifier[name] - 1, 0.02).exp()
     spread = unlike(by_classifier[name])
-    print(f"{name:22} sunglasses {sure.mean():.2f} +- {sure.std() / 8**0.5:.2f}, diversity {spread:.2f}")
+    print(f"{name:22} sunglasses {sure.mean():.2f} +- {sure.std() / 12**0.5:.2f}, diversity {spread:.2f}")
 plots.image_grid(
     torch.cat([images[:6] for images in by_classifier.values()]),
     [name if i == 0 else "" for name in by_classifier for i in range(6)],
@@ -948,7 +949,7 @@ plots.image_grid(
 )
 
 # %% [markdown]
-# From the same noise comes nearly the same person, now in sunglasses: at scale 1 little else is changed. At scale 4 everybody wears them, and hair, hats and walls begin to change as well. The clean classifier is at least as successful in the eyes of the judge (who is the same network), and that is all it is: hair turns dark, and at scale 4 everybody becomes alike. It is
+# From the same noise comes a similar person, now in sunglasses: at scale 1 much else stays as it was. At scale 4 everybody wears them, and hair, hats and walls change as well. The clean classifier is just as successful in the eyes of the judge (who is the same network), and that is all it is: hair turns dark, and at scale 4 everybody becomes alike. It is
 # the spike of section 3 again, in 3072 dimensions; compare the last column. The prior keeps these images from falling apart: it is asked at every step and knows what a face is. (The walk starts at $t = 0.99$, for in pure noise $\sigma_t^2/\alpha_t$ is infinite.)
 #
 # ## 9. A frozen prior and an adapter
@@ -963,16 +964,16 @@ knob = (0.0, 0.25, 0.5, 0.75, 1.0)
 shown, eight, told_eight = (0.0, 0.25, 0.5, 1.0), slice(0, 8), 2 * enlarged[:8] - 1
 steered = {f: sample_faces(told_eight, steps=10, denoiser=adapted_denoiser(f)) for f in knob}
 plots.image_grid(
-    torch.cat([enlarged[:6].clamp(0, 1), *(steered[f][:6] for f in shown), crew.images[:6]]),
+    torch.cat([enlarged[:5].clamp(0, 1), *(steered[f][:5] for f in shown), crew.images[:5]]),
     [
         name if i == 0 else ""
         for name in ("8x8 pixels", *[f"fidelity {f:g}" for f in shown], "original")
-        for i in range(6)
+        for i in range(5)
     ],
     title="One knob from 'any face' to 'this face'",
-    alt="Six rows of six drawn faces: enlarged from 8x8 pixels; samples of the frozen prior with the adapter at fidelity 0, 0.25, 0.5 and 1; the originals. At 0 the faces have nothing to do with the LR images; with growing fidelity pose, colours and hair become those of the originals.",
+    alt="Six rows of five drawn faces: enlarged from 8x8 pixels; samples of the frozen prior with the adapter at fidelity 0, 0.25, 0.5 and 1; the originals. At 0 the faces have nothing to do with the LR images; with growing fidelity pose, colours and hair become those of the originals.",
     zoom=3,
-    columns=6,
+    columns=5,
 )
 
 # %%
@@ -1015,7 +1016,7 @@ plots.curves(
 # > - **SeeSR** (arXiv:2311.16518) trains an extractor of tags and soft prompts that survives degradation, because a caption of a bad image is often a wrong caption; at test time the LR image is also put into the initial noise.
 # > - **CoSeR** (arXiv:2311.16512) derives an embedding from the LR image that is meant to understand it, and lets the text-to-image model *generate a reference image* from it.
 # >
-# > What our toy shares with them: a frozen prior, a small trained encoder, a knob. What it lacks is the point of the family, a prior that has seen the world. And read their tables with care: they lead in no-reference scores (chapter 02), which reward convincing inventions, and usually trail plain regression in PSNR. A prior that knows the world also knows what to put where the evidence is silent.
+# > What our toy shares with them: a frozen prior, a small trained encoder, a knob. What it lacks is the point of the family, a prior that has seen the world. And read their tables with care: they lead in no-reference scores (chapter 02), which reward convincing inventions, and can trail far simpler methods in PSNR. A prior that knows the world also knows what to put where the evidence is silent.
 #
 # ## 10. Photos
 #
@@ -1079,7 +1080,7 @@ plots.image_grid(
 # Regression has the highest PSNR and the best LR-PSNR, as it should (chapter 09). Of the two samplers, SRDiff has steeper edges and its textures are nearer to the originals' at about the same PSNR; it agrees less well with the LR image. Do not conclude that features are better than pixels: the two differ in the condition *and* in the state that diffuses, the network and the training. Section 7 changed one thing at a time and found that plumbing
 # matters little. `benchmarks/quality.py` compares all methods on three test sets.
 #
-# The continuous model invents at every factor, the more the larger it is, from one set of weights. Like every sampler it pays in PSNR, here measured against bicubic interpolation, which invents nothing. It saw another random factor in every step of its training, so it has no favourite: 2.5 and 3.7 are places like all others.
+# The continuous model invents at every factor, the more the larger it is, from one set of weights. Like every sampler it pays in PSNR, here against bicubic interpolation, which invents nothing; in return its textures are much nearer to the original's. It saw another random factor in every step of its training, so it has no favourite: 2.5 and 3.7 are places like all others.
 #
 # > **Common mistakes**
 # >
