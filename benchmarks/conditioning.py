@@ -2,7 +2,7 @@
 
     python benchmarks/conditioning.py              every way with and without words, guidance, the adapter, the classifier
     python benchmarks/conditioning.py --cards      also into the cards of faces-conditions-x4 and its helpers
-    python benchmarks/conditioning.py --faces 50   fewer faces
+    python benchmarks/conditioning.py --faces 20   fewer faces
 
 Ways: LR faces of 8 x 8 pixels, and of 4 x 4 where a way knows them, are told to faces-conditions-x4 in each of FACE_WAYS.
 Y-PSNR and LR consistency are means over faces, with 1.96 standard errors; diversity is the standard deviation between samples
@@ -167,11 +167,15 @@ def main() -> None:
         "guidance": guided(hr, lr, said, drawn.attributes),
         "adapter": adapter(hr, lr, drawn.attributes),
     }
-    titles = {"ways": "How the LR face is told", "guidance": "Guidance by words", "adapter": "A frozen prior's adapter"}
+    titles = {
+        "classifier": "What the classifier reads",
+        "ways": "How the LR face of 8 x 8 pixels is told",
+        "4 x 4": "The same from 4 x 4 pixels",
+        "guidance": "Guidance by words",
+        "adapter": "A frozen prior's adapter",
+    }
     for name, rows in results.items():
-        print(
-            f"### {titles.get(name, 'What the classifier reads')}, {options.faces} faces\n\n{table(rows)}", flush=True
-        )
+        print(f"### {titles[name]}, {options.faces} faces\n\n{table(rows)}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     if options.cards:

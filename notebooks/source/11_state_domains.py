@@ -26,7 +26,7 @@
 #
 # **Prerequisites**: [chapter 04](04_ddpm.ipynb) (samplers), [chapter 09](09_sr3.ipynb) (conditioning on the LR image). Wavelets are explained here.
 #
-# **Reading time**: 75 minutes. Running time: about 50 s on two cores.
+# **Reading time**: 75 minutes. Running time: about 30 s on two cores.
 # **Survey section**: state domains: latent, frequency and residual space (arXiv:2401.00736).
 # **Exercises**: [exercises](../exercises/11_state_domains.ipynb), worked in [solutions](../solutions/11_state_domains.ipynb).
 
@@ -491,7 +491,7 @@ class Told(nn.Module):
         return self.layers(torch.cat([u, level[:, None], cond], 1))
 
 
-def learn(encode, decode, seed, checkpoints=(50, 100, 200, 400), shown=(2 * train[1] - 1, 2 * test[1] - 1)):
+def learn(encode, decode, seed, checkpoints=(40, 80, 160, 320), shown=(2 * train[1] - 1, 2 * test[1] - 1)):
     """Distances of ten-step samples at the checkpoints of one training run; `shown` is the condition, train and test."""
     torch.manual_seed(seed)
     generator, found = torch.Generator().manual_seed(seed), []
@@ -515,7 +515,7 @@ def learn(encode, decode, seed, checkpoints=(50, 100, 200, 400), shown=(2 * trai
     return found
 
 
-checkpoints = (50, 100, 200, 400)
+checkpoints = (40, 80, 160, 320)
 learned = {name: torch.tensor([learn(*maps, seed) for seed in (0, 1)]) for name, maps in small_domains.items()}
 
 # %%
@@ -527,9 +527,9 @@ plots.curves(
     bands={name: (runs.min(0).values, runs.max(0).values) for name, runs in learned.items()},
     horizontal={"the 6 numbers' own loss": ceiling},
     title="At equal compute, shift and scale make learning fast; the axes hardly matter",
-    alt="Distance of samples to the truth in grey levels against training steps, 50 to 400, both axes logarithmic, two runs each. "
+    alt="Distance of samples to the truth in grey levels against training steps, 40 to 320, both axes logarithmic, two runs each. "
     + " ".join(
-        f"{name}: {runs.mean(0)[0]:.1f} after 50 steps, {runs.mean(0)[-1]:.1f} after 400."
+        f"{name}: {runs.mean(0)[0]:.1f} after 40 steps, {runs.mean(0)[-1]:.1f} after 320."
         for name, runs in learned.items()
     )
     + f" A line at {ceiling:.1f} marks what the code of six numbers loses by itself.",
@@ -584,7 +584,7 @@ with_details = [
 ]
 branch = torch.tensor([learn(*small_domains["Haar / stds"], seed, shown=with_details) for seed in (0, 1)])
 for name, runs in {"without the branch": learned["Haar / stds"], "with it": branch}.items():
-    print(f"{name:20} after 200 steps {runs[:, 2].mean():.2f}, after 400 {runs[:, 3].mean():.2f}", end="")
+    print(f"{name:20} after 160 steps {runs[:, 2].mean():.2f}, after 320 {runs[:, 3].mean():.2f}", end="")
     print(f" ({runs[:, 3].min():.2f} to {runs[:, 3].max():.2f}) grey levels")
 
 # %% [markdown]
@@ -882,6 +882,7 @@ plots.curves(
     ylabel="grey levels",
     logx=True,
     logy=True,
+    ylim=(0.5, 200),
     height=420,
 )
 
@@ -906,7 +907,7 @@ print(f"pixels reach the first value of the residual to bicubic after {level_wit
 #
 # - **Pixels** must learn the faces' colours before anything else. The residual to **bicubic** is given them: its first checkpoint is where pixels come to eight times later (last line).
 # - **Wavelet** bands of the whole face, each with its own scale, overtake pixels by far more than the seeds' spread: here the bands differ widely in size. Bands of the **residual** gain nothing over the residual; section 4 said so.
-# - The **latent** has the worst textures and the best PSNR: a code that cannot say fine detail cannot say it wrongly. It is close to its ceiling, and more training will not help it.
+# - The **latent** has the worst textures and the best PSNR: a code that cannot say fine detail cannot say it wrongly. It is close to its ceiling, and more training can hardly help it.
 # - The residual to a **network** starts where others end, because that network was trained before the clock started. So was the latent's autoencoder. Equal compute is equal only from here on.
 # - **ResDiff's branch** pays here: told the detail bands of the network's answer, which it is not told otherwise, the denoiser gets better by more than the spread of the seeds.
 #
