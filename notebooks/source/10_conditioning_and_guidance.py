@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 10 Conditioning and guidance: what a model is told, and how hard it listens
 #
-# Sixteen pixels of a face say little: some skin, some hair, a wall. "A smiling woman with sunglasses and a red hat" says the rest. A diffusion model can be told both, and many other things; and there is a dial that makes it listen harder than the evidence warrants. In this chapter you tell one network the same blurred face in six ways and measure what each is worth,
+# Sixteen pixels of a face say little: some skin, some hair, a wall. "A smiling face with sunglasses and a red hat" says the rest. A diffusion model can be told both, and many other things; and there is a dial that makes it listen harder than the evidence warrants. In this chapter you tell one network the same blurred face in six ways and measure what each is worth,
 # and you work out what the dial really samples. It is not what its formula seems to say.
 #
 # ## What you will be able to do
@@ -88,7 +88,7 @@ with_words = sample_faces(both_told, steps=12, scale=3.0, null=pixels)  # listen
 plots.image_grid(
     torch.cat([blurred.clamp(0, 1), alone, with_words, people.images]),
     [name if i == 0 else "" for name in ("4x4 pixels", "told these", "and a caption", "original") for i in range(6)],
-    title="A sentence settles what sixteen pixels leave open",
+    title="A sentence, insisted on, settles what sixteen pixels leave open",
     alt="Four rows of six drawn faces. Enlarged from 4x4 pixels: coloured fog. Told only those pixels: plausible faces, often with other eyewear, hats or hair than the originals. Told a caption as well: closer to the originals in the last row, with their glasses and hats.",
     zoom=3,
     columns=6,
@@ -99,7 +99,7 @@ for caption in people.captions:
     print("-", caption)
 
 # %% [markdown]
-# The second row invents: every face in it would shrink to nearly the same sixteen pixels. It aims at the **conditional** law $p(z_0 \mid c)$ with $c$ the pixels. The third row was told more, so it has less to invent; and it was asked to insist on the words, with a dial at 3 where 1 would be plain obedience. (`sample_faces` is nothing but the DDIM loop of chapter 07 around a denoiser.)
+# The second row invents: every face in it would shrink to nearly the same sixteen pixels. It aims at the **conditional** law $p(z_0 \mid c)$ with $c$ the pixels. The third row was told more, so it has less to invent; and it was asked to insist on the words, with a dial at 3 where 1 would be plain obedience. (`sample_faces` is the DDIM loop of chapter 07 around a denoiser, with $\eta = 1$: the step with noise.)
 #
 # How does a condition get into a sampler? And what is sampled when the dial is turned up? We go back to one number, where all answers are known.
 #
@@ -190,6 +190,7 @@ for name, sample in drawn.items():
 print(
     f"{'kind a':12} mean 0.80, spread 0.300, 'this is kind a': {log_p_clean(kind_a.sample(20_000), 0).exp().mean():.0%}"
 )
+print(f"the clean classifier is surest at {z[log_p_clean(z, 0).argmax()].item():.1f}")
 
 # %%
 axis = torch.linspace(-0.4, 2, 241, dtype=double)
@@ -205,7 +206,7 @@ plots.histogram(
 )
 
 # %% [markdown]
-# The noise-aware classifier gives the law of kind $a$ (100 DDIM steps narrow it a little). The clean one gives a spike: at high noise it is far too sure, and its gradient, multiplied by a large $\sigma_t^2/\alpha_t$, drags every state to the place it likes best. The spike's members *please that classifier more* than real members of kind $a$ do (last column), so its own confidence cannot show the failure. The spread does.
+# The noise-aware classifier gives the law of kind $a$ (100 DDIM steps narrow it a little). The clean one gives a spike: at high noise it is far too sure, and its gradient, multiplied by a large $\sigma_t^2/\alpha_t$, drags every state towards the place it likes best (1.2), as far as the prior lets it. The spike's members *please that classifier more* than real members of kind $a$ do (last column), so its own confidence cannot show the failure. The spread does.
 #
 # <details><summary><b>Question.</b> Why is it harmless to be unsure, for a classifier that guides?</summary>
 #
@@ -291,12 +292,12 @@ steps_60 = uniform_times(60)
 on_vp = denoiser_for(c_law, linear), denoiser_for(free_law, linear)
 
 
-def variance_by(sampler, s, **options):
+def variance_by(sampler, s, times=steps_60, **options):
     guided = classifier_free(on_vp[0], s, unconditional=on_vp[1])
 
     def run(noise):
         z = noise(torch.empty(1, 1, dtype=double))
-        return last(sampler(guided, linear, z, steps_60, noise=noise, **options))
+        return last(sampler(guided, linear, z, times, noise=noise, **options))
 
     return affine_law(run, 1)[1].item()
 
@@ -307,10 +308,13 @@ laws = {
     "DDPM, 60 steps": [variance_by(ddpm, s, variance="beta") for s in scales],
     "tempered law": [tempered(s)[1] for s in scales],
 }
+for name, row in laws.items():
+    print(f"s = 5: {name:29} variance {row[-1]:.1e}")
+print(f"s = 5: {'DDIM, 240 steps':29} variance {variance_by(ddim, 5.0, uniform_times(240)):.1e}")
 plots.curves(
     scales,
     laws,
-    title="Guidance narrows the law far more than its formula suggests, and how far depends on the sampler",
+    title="The flow narrows far more than the formula suggests; a sampler with noise hardly more",
     alt="Variance of the samples, logarithmic, against guidance scale 0 to 5. All start at 1 for scale 0 and meet near 0.1 at scale 1. At scale 5: "
     + "; ".join(f"{name} {row[-1]:.2g}" for name, row in laws.items())
     + ".",
@@ -321,7 +325,7 @@ plots.curves(
 )
 
 # %% [markdown]
-# Three answers to one question, and none of the samplers' two is the tempered law. That guidance interacts differently with DDPM and DDIM, and samples the tempered law with neither, was pointed out for the general case by Bradley and Nakkiran (arXiv:2408.09000).
+# Three answers to one question, and neither sampler's law is the tempered one, though DDPM's comes close. (60 DDIM steps overshoot the flow; the gap is step size, as 240 steps show.) That guidance interacts differently with DDPM and DDIM, and samples the tempered law with neither, was pointed out for the general case by Bradley and Nakkiran (arXiv:2408.09000).
 #
 # <details><summary><b>Question.</b> What would happen at s = 2 if the condition were <i>less</i> certain than the prior, $v > u$?</summary>
 #
@@ -374,11 +378,12 @@ def tempered_law(s):
 # %%
 def draw_guidance(scale=3.0, only_middle=False, seed=0):
     """Samples of the guided flow beside its exact law, the conditional law and the tempered law."""
-    interval = (0.003, 0.03) if only_middle else None
+    interval = (0.003, 0.03) if only_middle else None  # times
     z = standard_normal(seed)(torch.empty(1500, 1, dtype=double))
     ends = guided_numbers(z, scale, interval)
     right = (ends > 0.4).double().mean()
-    what = f"scale {scale:g}" + (" in the middle only" if only_middle else "")
+    levels = [noisy.sigma(t).item() for t in interval or ()]
+    what = f"scale {scale:g}" + (" at noise {:.2f} to {:.2f} only".format(*levels) if only_middle else "")
     return plots.histogram(
         {"samples": ends},
         exact={
@@ -398,14 +403,14 @@ widgets.frames(
     draw_guidance,
     [{"scale": 1.0}, {"scale": 2.0}, {"scale": 4.0}, {"scale": 4.0, "only_middle": True}],
     title="Turned up, guidance drops the peak that looks like everybody else",
-    alt="Four histograms with exact laws. Scale 1: two equal peaks, as in p(z|c). Scale 2 and 4: the left peak, which lies among the other classes, loses more and more of its samples; the right one grows, narrows and moves to the right. Scale 4 in the middle only: the left peak keeps a third of the samples, in a narrow spike.",
+    alt="Four histograms with exact laws. Scale 1: two equal peaks, as in p(z|c). Scale 2 and 4: the left peak, which lies among the other classes, loses more and more of its samples; the right one grows, narrows and moves to the right. Scale 4 at middle noise levels only: the left peak keeps a third of the samples, in a narrow spike.",
     columns=2,
 )
 
 # %% [markdown]
-# The left peak is as legitimate a member of $c$ as the right one, but it looks like everybody else, so turning guidance up empties it. This is the famous trade: samples become more *typical of the class* and less diverse. The right peak also moves outward, away from the crowd, to where few members of $c$ ever were; the tempered law's peak stays at 1. In images that is over-saturated colour and contrast.
+# The left peak is as legitimate a member of $c$ as the right one, but it looks like everybody else, so turning guidance up empties it. This is the famous trade: samples become more *typical of the class* and less diverse. The tempered law loses that peak as well: losing it is what the formula asks for. But the right peak also moves outward, away from the crowd, to where few members of $c$ ever were, and the tempered law's stays at 1: the shift outward is the flow's own doing. In images that is over-saturated colour and contrast.
 #
-# The last panel applies guidance only at middle noise levels (`interval`). Which peak a sample goes to is mostly decided at high noise; leave that phase alone, and the left peak keeps a good part of its samples (though guidance then narrows it to a spike). Kynkäänniemi et al. (arXiv:2404.07724) found guidance harmful at high noise, largely unnecessary at low noise and useful between, and improved the record FID on ImageNet at 512×512 from 1.81 to 1.40 with such an interval.
+# The last panel applies guidance only at middle noise levels (`interval` takes times; here noise from 0.06 to 0.6). Which peak a sample goes to is mostly decided at high noise; leave that phase alone, and the left peak keeps a good part of its samples (though guidance then narrows it to a spike). Kynkäänniemi et al. (arXiv:2404.07724) found guidance harmful at high noise, largely unnecessary at low noise and useful between, and improved the record FID on ImageNet at 512×512 from 1.81 to 1.40 with such an interval.
 #
 # ### Play
 #
@@ -443,7 +448,7 @@ for s in (1.0, 3.0, 8.0):
             side,
             side,
             {"": field},
-            points={"samples": ends[:200]},
+            points={"samples": ends[:200], "the class's centres": centres[:2]},
             title=f"scale {s:g}",
             alt=f"Scale {s:g}: {found[s]}.",
             width=310,
@@ -469,26 +474,40 @@ plots.strip(
 
 
 # %%
-def off_by_one(z, t):
-    """A paper's w = 2, typed where s is meant."""
-    return classifier_free(peaks[0], 2.0, unconditional=peaks[1])(z, t)
+def class_or_anybody(z, t, cond):
+    """Told +1 it denoises the wanted class, told -1 the whole crowd."""
+    return torch.where(cond > 0, peaks[0](z, t), peaks[1](z, t))
 
 
-def forgetful(z, t):
-    """The line that should have told the denoiser its class forgot to."""
-    return classifier_free(peaks[1], 3.0, unconditional=peaks[1])(z, t)
+class_c = torch.ones(1, 1, dtype=double)
 
 
-right = classifier_free(peaks[0], scale_from_w(2.0), unconditional=peaks[1])
+def as_meant(z, t, cond=class_c, w=2.0):
+    return classifier_free(class_or_anybody, scale_from_w(w), null=-class_c)(z, t, cond)
+
+
+def off_by_one(z, t, cond=class_c, w=2.0):
+    """The paper's w, typed where s is meant."""
+    return classifier_free(class_or_anybody, w, null=-class_c)(z, t, cond)
+
+
+def forgetful(z, t, cond=class_c, w=2.0):
+    """A wrapper that takes a condition and forgets to hand it on."""
+    return as_meant(z, t, -class_c, w)
+
+
+suspects = {"as meant": as_meant, "off by one": off_by_one, "forgetful": forgetful}
 common = 20 * standard_normal(5)(torch.empty(2000, 1, dtype=double))
-for name, denoiser in {"as meant, s = 3": right, "off by one": off_by_one, "condition dropped": forgetful}.items():
+for name, denoiser in suspects.items():
     ends = last(heun(denoiser, noisy, common, grid))
-    print(f"{name:18} right peak {(ends > 0.4).double().mean():.0%}, spread {ends.std():.2f}")
+    print(f"{name:10} right peak {(ends > 0.4).double().mean():.0%}, spread {ends.std():.2f}")
 
 # %% [markdown]
-# **Recognise the first** with a check that costs one call: at the scale that should switch guidance off, the guided denoiser must equal the conditional one to the last digit; at the scale that should leave the prior, the unconditional one.
+# Off by one is merely too tame; without its condition the sampler draws the crowd, of which few belong to the right peak.
 #
-# **Recognise the second** with a paired test: same state, same noise level, *another* condition. If the answer does not change, nobody listens. For a network the change is never exactly what it should be, so attach a standard error, and compare with what a deaf one shows: exactly zero.
+# **Recognise the first** with a check that costs one call: at the scale that should switch guidance off ($w = 0$), the guided denoiser must equal the conditional one to the last digit; at the scale that should leave the prior ($w = -1$), the unconditional one. Below, off by one fails both, the forgetful wrapper the first.
+#
+# **Recognise the second** with a paired test: same state, same noise level, *another* condition. If the answer does not change, nobody listens. For a network the change is never exactly what it should be, so attach a standard error, and compare with what a deaf one shows: exactly zero. (The test says that somebody listens, not whether rightly; → Exercise 10.8.)
 
 
 # %%
@@ -500,21 +519,19 @@ def listens(denoiser, z, t, cond):
     return sizes.mean().item(), (sizes.std() / len(sizes) ** 0.5).item()
 
 
-def two_classes(z, t, cond):
-    """Told +1 for kind a, -1 for the mixture."""
-    return torch.where(cond > 0, told_a(z, t), plain(z, t))
-
-
 told = torch.tensor([[1.0], [-1.0]]).repeat(200, 1)
-states = standard_normal(6)(torch.empty(400, 1, dtype=double))
-for name, denoiser in {"listens": two_classes, "is deaf": lambda z, t, cond: two_classes(z, t, -cond.abs())}.items():
-    mean, error = listens(denoiser, states, 0.3, told)
-    print(f"a denoiser that {name}: the answer changes by {mean:.3f} +- {error:.3f}")
+z, t = crowd.sample(400), 0.02
+z = z + noisy.sigma(t) * standard_normal(6)(z)
+for name, denoiser in suspects.items():
+    off = (denoiser(z, t, w=0.0) - peaks[0](z, t)).abs().max().item() < 1e-12
+    prior_left = (denoiser(z, t, w=-1.0) - peaks[1](z, t)).abs().max().item() < 1e-12
+    mean, error = listens(denoiser, z, t, told)
+    print(f"{name:10} off is off: {off!s:5}  -1 is the prior: {prior_left!s:5}  swapped: {mean:.3f} +- {error:.3f}")
 
 # %% [markdown]
 # ## 7. The same face, told in six ways
 #
-# Now a network. What can an LR image be turned into before a denoiser sees it? The literature's answers differ more in plumbing than in kind, and our network `faces-conditions-x4` learned them side by side; a one-hot part of the condition says which way is in use.
+# Now a network. What can an LR image be turned into before a denoiser sees it? The literature's answers differ more in plumbing than in kind, and our network `faces-conditions-x4` learned them side by side; a one-hot part of the condition (zeros, and a single 1) says which way is in use.
 #
 # | way | what the denoiser sees | after |
 # |---|---|---|
@@ -522,8 +539,8 @@ for name, denoiser in {"listens": two_classes, "is deaf": lambda z, t, cond: two
 # | `film` | the enlargement, turned into a gain $\gamma$ and a shift $\beta$ for every feature: $h \mapsto h\,(1+\gamma) + \beta$ | FiLM (→ Exercise 10.3); StableSR's gains depend on the place, as ours do |
 # | `reference` | the answer of a regression network, stacked | CDPMSR |
 # | `vae` | a *sample* of a variational autoencoder, stacked | DiffuseVAE |
-# | `features` | the features of an RRDB encoder, stacked | SRDiff |
-# | `none` | nothing (but perhaps words) | the prior |
+# | `features` | the features of an RRDB encoder (residual blocks in which every convolution sees all before it), stacked | SRDiff |
+# | words | a 0 or 1 for each known phrase (→ Exercise 10.2), beside any way above or alone (`none`) | text-to-image models |
 #
 # Two things to notice before measuring. A regression and a VAE are functions of the LR image (the VAE's with a coin toss inside), so by themselves these references hold *no evidence that the LR image does not hold*. They can make it easier to use. And the network always knows which way it is being told; with the way `none` and no words, it is its own unconditional model, which classifier-free guidance needs.
 
@@ -533,7 +550,7 @@ small, enlarged = shrunk(crew.images, 8)
 
 
 def told_by(way, said=None, seed=0):
-    """The condition of the whole crew, told in one way; the VAE draws another face for another seed."""
+    """The condition of the whole crew, told in one way; the VAE draws anew for another seed."""
     return face_condition(way, way_image(way, small, standard_normal(seed)), said, count=len(small))
 
 
@@ -560,11 +577,11 @@ plots.image_grid(
 )
 
 # %% [markdown]
-# By eye they are hard to tell apart. So measure, and carefully: faces differ from each other far more than the ways do. If each way had its own error bar, all bars would overlap, and you might conclude that nothing differs. But every way painted *the same faces from the same noise*. Take differences face by face, and the faces' own difficulty cancels:
+# By eye they are hard to tell apart. So measure, and carefully: faces differ from each other far more than the ways do. With its own error bar per way, `film`, `features` and words could not be told from `concat`. But every way painted *the same faces from the same noise*. Take differences face by face, and the faces' own difficulty cancels:
 #
 # $$\Delta_i = \text{score}_i(\text{way}) - \text{score}_i(\text{concat}), \qquad \bar\Delta \pm \frac{\operatorname{std}(\Delta_i)}{\sqrt{20}} ,$$
 #
-# where each $\Delta_i$ is first averaged over the seeds: two seeds of one face are not two independent faces.
+# where each $\Delta_i$ is first averaged over the seeds: two seeds of one face are not two independent faces. (Textures: chapter 02's sliced Wasserstein distance, lower is nearer.)
 
 
 # %%
@@ -597,6 +614,8 @@ for name in list(table)[1:]:
     difference = table[name] - base
     paired[name] = difference.mean(0), difference.std(0) / many
     print(f"{name:14}" + "".join(f" {mean:+7.2f} +- {error:4.2f}" for mean, error in zip(*paired[name], strict=True)))
+apart = {name: (drawn[0] - drawn[1]).flatten(1).square().mean(1).sqrt().mean() for name, drawn in answers.items()}
+print("rms between two seeds:", ", ".join(f"{name} {rms:.3f}" for name, rms in apart.items()))
 
 # %%
 share = 100 / base[:, 2].mean()  # textures: per cent of concat's distance
@@ -643,19 +662,26 @@ plots.bars(
 )
 
 # %% [markdown]
-# Read the paired differences, not the two decimals of each row. Two ways stand out: told a **reference**, the network is better in every score, by many standard errors. The reference holds no new evidence; it holds *work already done*, by a network that had nothing else to learn. A VAE's draw in its place costs a little of that and buys variety: another draw, another face. FiLM, features and plain concatenation
-# lie close together (SR3's authors, too, found that more elaborate conditioning changed little). Words add little to 8×8 pixels, which show most of what captions say. And a warning about the table itself: all ways share one small network and one short training, so it compares ways *here*.
+# Read the paired differences. Two ways stand out in every score, by many standard errors: `reference` and `vae`. Both hand over the regression network's answer (our VAE draws around it): no new evidence, but *work already done*. The VAE's coin toss costs a little and changes little here: two seeds of one face lie hardly further apart than with the reference, and closer than with `concat` (last line of the table). FiLM, features and plain concatenation
+# lie close together (SR3's authors, too, found that more elaborate conditioning changed little). Words add little to 8×8 pixels, which show most of what captions say. All ways share one small network and one short training, so the table compares ways *here*.
 #
 # The swap test agrees: every way is listened to, most of all in noise, where nothing else is known. It also says that words alone change the answer much less than an LR image does, and least when the face is nearly finished. Remember that for the next section.
 #
-# <details><summary><b>Question.</b> What would the paired differences show if a bug dropped the reference and passed on the bicubic image in its place, still saying "reference" in the one-hot part?</summary>
+# <details><summary><b>Question.</b> What would the paired differences show if a bug dropped the reference and passed on the bicubic image in its place, still saying "reference" in the one-hot part? Decide, then look below.</summary>
 #
-# Not zero: the network is told that a reference comes, trusts its blur as a decision, and gets *worse* than with `concat`. A dropped condition shows as equality only if the network cannot tell; a wrong one shows as a loss. The swap test would not notice, for the image still changes the answer. Each check sees its own mistake.
+# Not zero: the network is told that a reference comes, trusts its blur as a decision, and gets *worse* than with `concat`, by many standard errors. A dropped condition shows as equality only if the network cannot tell; a wrong one shows as a loss. The swap test would not notice, for the image still changes the answer. Each check sees its own mistake.
 # </details>
-#
+
+# %%
+deceived = sample_faces(face_condition("reference", enlarged), steps=8)
+lost = scores([deceived]) - scores(answers["concat"][:1])
+for name, values in zip(("PSNR (dB)", "LR-PSNR (dB)", "textures"), lost.T, strict=True):
+    print(f"{name:12} minus concat: {values.mean():+.2f} +- {values.std() / many:.2f}")
+
+# %% [markdown]
 # ## 8. Words, and the dial
 #
-# The prior of faces knows captions. Told nothing but "a smiling face with sunglasses", and guided against being told nothing, what does the scale do? Fidelity: how sure a classifier of faces is that it sees sunglasses. Diversity: how little two of 16 faces have in common. All scales go through the network as one batch, for `scale` may hold one number per sample.
+# The prior of faces knows captions. Told nothing but "a smiling face with sunglasses", and guided against being told nothing, what does the scale do? Fidelity: how sure a classifier of faces is that it sees sunglasses. Diversity: how little two of 16 faces have in common. All scales go through the network as one batch, for `scale` may hold one number per sample. With $\eta = 1$ this is section 5's sampler with noise, the gentler one.
 
 # %%
 sunglasses = face_log_prob("glasses", 2, cosine)  # (z, t) -> log p(sunglasses | z_t), (B,)
@@ -706,7 +732,7 @@ def of_scale(images):
 measured = {f"{s:g}": of_scale(images) for s, images in zip(dial, swept, strict=True)}
 extras = {
     "rescaled": of_scale(dialled(16, 8.0, rescale=0.7)),
-    "in the middle": of_scale(dialled(16, 8.0, interval=(0.2, 0.7))),
+    "t = 0.2-0.7": of_scale(dialled(16, 8.0, interval=(0.2, 0.7))),
 }
 for name, (sure, error, spread, burnt) in {**measured, **{f"8, {k}": v for k, v in extras.items()}}.items():
     print(f"scale {name:17} sunglasses {sure:.2f} +- {error:.2f}, diversity {spread:.2f}, outside [0, 1] {burnt:.1%}")
@@ -732,9 +758,9 @@ plots.scatter(
 )
 
 # %% [markdown]
-# At scale 1 our network should wear sunglasses in every sample, for it was told so. It does so in hardly any: the training was short, words are a weak signal beside pixels, and the network *underestimates* the condition. This is a second reason for turning up the dial, and in practice the main one: guidance does not only exaggerate a right conditional model, it also repairs one that listens too little. At 4 most faces wear them, at 8 nearly all.
+# At scale 1 our network should wear sunglasses in every sample, for it was told so. It does so in none of the 16: the training was short, words are a weak signal beside pixels, and the network *underestimates* the condition. This is a second reason for turning up the dial: guidance does not only exaggerate a right conditional model, it also repairs one that listens too little. At 4 most faces wear them, at 8 nearly all.
 #
-# The price is on the other axis. The faces have more and more in common; colours get harsher; values leave [0, 1]. `rescale` brings the contrast back (and pales everything a little, since it shrinks the mean as well); guiding only in the middle keeps more of the diversity for nearly the same fidelity, as the toy promised. Diversity has to be measured with care here: guidance stretches contrast, and a plain standard deviation over the faces takes that for variety. Hence the correlation.
+# The price is on the other axis. The faces have more and more in common; colours get harsher; values leave [0, 1]. `rescale` more than halves the values outside [0, 1] and gives no diversity back (→ Exercise 10.7); guiding only at times from 0.2 to 0.7 keeps more of the diversity for nearly the same fidelity, as the toy promised. Diversity has to be measured with care here: guidance stretches contrast, and a plain standard deviation over the faces takes that for variety. Hence the correlation.
 #
 # ### Is scale 1 right?
 #
@@ -804,7 +830,7 @@ plots.curves(
 )
 
 # %% [markdown]
-# Pixels are used as they should be. Words are underestimated where it matters most, at high noise, where the network decides what kind of face it will be; nearer to the face they are used well, or already a little too much. A constant scale cannot be right at all levels. And note what this slope does *not* justify: it asks for scales of perhaps 1.5, at high noise. Scales of 4 or 8 are wanted because people prefer what they do, not because they are right.
+# Pixels are used as they should be. Words are underestimated where it matters most, at high noise, where the network decides what kind of face it will be; nearer to the face they are used well, or already a little too much. A constant scale cannot be right at all levels. And note what this slope does *not* justify: it asks for less than 2, at high noise. Why then did sunglasses need 4? The slope averages over all captions and counts only the change that is made; a rare word, such as the dial's, can be ignored far more. The rest is taste.
 #
 # <details><summary><b>Question.</b> Could a network have $s^* = 1$ at every level and still ignore its condition?</summary>
 #
@@ -816,39 +842,47 @@ plots.curves(
 # Back to super-resolution. The LR image and the words are both evidence about the same face. Sixteen pixels show no glasses; does the caption bring back the *right* ones? Ask the classifier of faces whether it reads the true attribute off the answer.
 
 # %%
-group = faces(24, seed=555)
+group = faces(96, seed=556)
 _, fog = shrunk(group.images, 4)
 truth = {name: group.attributes[name] for name in ("glasses", "hat", "beard", "hair_color", "background")}
 lr_only = face_condition("concat", fog)
 lr_words = face_condition("concat", fog, words(group.captions))
 others = face_condition("concat", fog, words(group.captions[1:] + group.captions[:1]))
 variants = {
-    "4x4 pixels": sample_faces(lr_only, steps=10),
-    "and the caption": sample_faces(lr_words, steps=10),
-    "caption, scale 2": sample_faces(lr_words, steps=10, scale=2.0, null=lr_only),
-    "another's caption": sample_faces(others, steps=10),
-    "the original": group.images,
+    "no caption": sample_faces(lr_only, steps=5),
+    "own": sample_faces(lr_words, steps=5),
+    "own, s = 2": sample_faces(lr_words, steps=5, scale=2.0, null=lr_only),
+    "foreign": sample_faces(others, steps=5),
+    "foreign, s = 2": sample_faces(others, steps=5, scale=2.0, null=lr_only),
+    "original": group.images,
 }
-
-
 right = {
     label: torch.stack([(read_attribute(images, name) == truth[name]).float() for name in truth], 1)
     for label, images in variants.items()
 }  # 1 where an attribute is read as it truly is: (faces, attributes)
 readings = {
-    label: [(hit.mean().item(), (hit.var() / 24).sqrt().item()) for hit in row.T] for label, row in right.items()
+    label: [(hit.mean().item(), (hit.var() / 96).sqrt().item()) for hit in row.T] for label, row in right.items()
 }
-for label in ("and the caption", "caption, scale 2", "another's caption"):
-    gain = (right[label] - right["4x4 pixels"])[:, 0]
-    print(
-        f"glasses right, {label:18} minus pixels alone, face by face: {gain.mean():+.2f} +- {gain.std() / 24**0.5:.2f}"
-    )
+print("glasses right, difference face by face:")
+for first, second in (
+    ("own", "no caption"),
+    ("own, s = 2", "no caption"),
+    ("own, s = 2", "own"),
+    ("foreign", "no caption"),
+    ("foreign, s = 2", "no caption"),
+    ("own", "foreign"),
+    ("own, s = 2", "foreign, s = 2"),
+):
+    gain = (right[first] - right[second])[:, 0]
+    print(f"{first:14} minus {second:14} {gain.mean():+.2f} +- {gain.std() / 96**0.5:.2f}")
+
+# %%
 plots.bars(
     [name.replace("_", " ") for name in truth],
     {label: [mean for mean, _ in row] for label, row in readings.items()},
     errors={label: [error for _, error in row] for label, row in readings.items()},
-    title="How often an attribute comes out right",
-    alt="Share of 24 faces with the right attribute, read by a classifier. "
+    title="Sixteen pixels and a caption: how often an attribute comes out right",
+    alt="Share of 96 faces with the right attribute, read by a classifier, told 4x4 pixels and no caption, their own or a foreign one. "
     + " ".join(
         f"{label}: " + ", ".join(f"{name} {mean:.2f}" for name, (mean, _) in zip(truth, row, strict=True)) + "."
         for label, row in readings.items()
@@ -860,9 +894,9 @@ plots.bars(
 )
 
 # %% [markdown]
-# Backgrounds and hats are large: sixteen pixels suffice, and words have nothing to add. Glasses are small, and there the caption is evidence. The differences face by face say so: told the caption, more glasses come out right; with guidance by the words, more still. (The bars overlap, because the faces differ; the paired differences are two to three standard errors wide. And the judge itself errs, on the originals' hair colours.)
+# Backgrounds are large: sixteen pixels suffice, and words have nothing to add. Glasses are small, and there the caption is evidence: told it, more glasses come out right, three standard errors from zero. Guidance by the words adds little to that (less than two). Hats and beards move the same way, by less. The error bars in the figure nearly touch, because the faces differ; again the differences face by face decide. (And the judge errs: look at the originals' hair colours.)
 #
-# The fourth bar is the control. Another person's caption is a wrong witness, and it does not help beyond what chance and the commonest answer give. Without this control we could not tell evidence from a network that likes glasses.
+# Another person's caption ("foreign") is the control, a wrong witness. At scale 1 it neither helps nor hurts; insisted on at scale 2 it does harm, by two standard errors. Own minus foreign is the contrast that tells evidence from a network that likes glasses, and it grows with the scale.
 #
 # ### Play
 #
@@ -939,6 +973,9 @@ for name, denoiser in runs.items():
     sure = sunglasses(2 * by_classifier[name] - 1, 0.02).exp()
     spread = unlike(by_classifier[name])
     print(f"{name:22} sunglasses {sure.mean():.2f} +- {sure.std() / 12**0.5:.2f}, diversity {spread:.2f}")
+real = faces(400, seed=3)
+wearers = real.images[real.attributes["glasses"] == 2]
+print(f"{len(wearers)} original faces with sunglasses: diversity {unlike(wearers):.2f}")
 plots.image_grid(
     torch.cat([images[:6] for images in by_classifier.values()]),
     [name if i == 0 else "" for name in by_classifier for i in range(6)],
@@ -949,8 +986,8 @@ plots.image_grid(
 )
 
 # %% [markdown]
-# From the same noise comes a similar person, now in sunglasses: at scale 1 much else stays as it was. At scale 4 everybody wears them, and hair, hats and walls change as well. The clean classifier is just as successful in the eyes of the judge (who is the same network), and that is all it is: hair turns dark, and at scale 4 everybody becomes alike. It is
-# the spike of section 3 again, in 3072 dimensions; compare the last column. The prior keeps these images from falling apart: it is asked at every step and knows what a face is. (The walk starts at $t = 0.99$, for in pure noise $\sigma_t^2/\alpha_t$ is infinite.)
+# From the same noise comes a similar person, now in sunglasses: at scale 1 much else stays as it was. At scale 4 everybody wears them, and hair, hats and walls change as well. The clean classifier is just as successful in the eyes of the judge (who is the same network), and that is all it is: hair turns dark, and at scale 4 the faces grow alike.
+# The last line is the diversity of original wearers. The noise-aware classifier at scale 1 is close to it; both at scale 4 fall well below, the clean one furthest: section 3's spike, in a mild form. The prior keeps these images from falling apart: it is asked at every step and knows what a face is. (The walk starts at $t = 0.99$, for in pure noise $\sigma_t^2/\alpha_t$ is infinite.)
 #
 # ## 9. A frozen prior and an adapter
 #
@@ -1005,15 +1042,15 @@ plots.curves(
 )
 
 # %% [markdown]
-# Look at the rows before the curves. At fidelity 0 the prior paints clean, sharp faces of other people; at 1, the right person as far as 8×8 pixels tell, just as clean. The adapter has a small fraction of the prior's weights and a short training, and its faces look *better finished* than those of section 7, because the prior had its training already. But the curves show what it costs: even at 1 the faces contradict their LR images more than those of the network that was trained to be told (LR-PSNR).
+# Look at the rows before the curves. At fidelity 0 the prior paints clean, sharp faces of other people; at 1, nearly the right person, just as clean (the fourth loses the glasses). The adapter has a small fraction of the prior's weights and a short training, and its faces look *better finished* than those of section 7, probably because the prior had its training already. But the curves show what it costs: even at 1 the faces contradict their LR images more than those of the network that was trained to be told (LR-PSNR).
 # In between, the knob makes compromises: a face that has the pose and the colours, and somebody else's hat. No value is right; it is a choice between two errors.
 #
 # > **In the papers: text-to-image models as priors**
 # >
 # > - **StableSR** (arXiv:2305.07015) freezes Stable Diffusion and trains a time-aware encoder whose features modulate it (as our adapter's do). A second module in the *decoder* of the autoencoder wraps LR features around it, with a coefficient that trades quality for fidelity.
-# > - **DiffBIR** (arXiv:2308.15070) works in two stages: a restoration network removes the degradation, then a ControlNet-like branch conditions frozen Stable Diffusion on its answer (a super-resolved reference, section 7). Its knob is a guidance term during sampling, without training.
+# > - **DiffBIR** (arXiv:2308.15070) works in two stages: a restoration network removes the degradation, then a ControlNet-like branch (a trained copy of half the network that adds to the frozen one's features) conditions frozen Stable Diffusion on its answer (a super-resolved reference, section 7). Its knob is a guidance term during sampling, without training.
 # > - **PASD** (arXiv:2308.14469) lets pixel features into the frozen model's cross-attention, and removes degradations from them first.
-# > - **SeeSR** (arXiv:2311.16518) trains an extractor of tags and soft prompts that survives degradation, because a caption of a bad image is often a wrong caption; at test time the LR image is also put into the initial noise.
+# > - **SeeSR** (arXiv:2311.16518) trains an extractor of tags and soft prompts (vectors in place of words) that survives degradation, because a caption of a bad image is often a wrong caption; at test time the LR image is also put into the initial noise.
 # > - **CoSeR** (arXiv:2311.16512) derives an embedding from the LR image that is meant to understand it, and lets the text-to-image model *generate a reference image* from it.
 # >
 # > What our toy shares with them: a frozen prior, a small trained encoder, a knob. What it lacks is the point of the family, a prior that has seen the world. And read their tables with care: they lead in no-reference scores (chapter 02), which reward convincing inventions, and can trail far simpler methods in PSNR. A prior that knows the world also knows what to put where the evidence is silent.
@@ -1033,10 +1070,10 @@ def cut(name, top, left, size=64, scale=4):
 pieces = [cut(*place) for place in (("astronaut", 90, 180), ("flower", 150, 250), ("china", 60, 200))]
 hrs, lrs = (torch.cat(part) for part in zip(*pieces, strict=True))
 enlargements = {name: super_resolve(lrs, method=name) for name in ("regression", "sr3", "srdiff")}
-print(f"{'':12} LR-PSNR    PSNR   textures  sharpness")
+print(f"{'':12} LR-PSNR    PSNR    textures x 1000  sharpness")
 for name, sr in enlargements.items():
     print(
-        f"{name:12} {lr_consistency(sr, lrs, 4).mean():5.1f} dB {psnr(sr, hrs, crop=4).mean():5.2f} dB  {sliced_wasserstein(sr, hrs, projections=64).mean():.4f}    {(sharpness(sr) / sharpness(hrs)).mean():.2f}"
+        f"{name:12} {lr_consistency(sr, lrs, 4).mean():5.1f} dB {psnr(sr, hrs, crop=4).mean():5.2f} dB  {1000 * sliced_wasserstein(sr, hrs, projections=64).mean():8.1f} {(sharpness(sr) / sharpness(hrs)).mean():14.2f}"
     )
 columns = [*enlargements, "original"]
 plots.image_grid(
@@ -1049,9 +1086,12 @@ plots.image_grid(
 )
 
 # %% [markdown]
+# Look first: regression is smooth and clean, and to our eyes the best of the three; both samplers, small networks with short trainings, leave blotches on skin and sky. Much of the table agrees: regression leads in PSNR and LR-PSNR, as expected (chapter 09), and beats SR3 in textures and sharpness too. SRDiff has the highest sharpness and the textures nearest to the originals',
+# and agrees least with the LR image. Do not conclude that features are better than pixels: the two samplers differ in the condition *and* in the state that diffuses, the network and the training. Section 7 changed one thing at a time. `benchmarks/quality.py` compares all methods on three test sets.
+#
 # ### Any factor
 #
-# The ways so far put the condition on the grid of the answer, so the factor is fixed when the network is built. IDM (arXiv:2303.16491) tells the denoiser an **implicit function**: a small network of (the LR features around a place, where exactly the place is within its LR pixel, how large the asked-for pixel is). It can be asked about *any* place, so one set of weights serves all factors:
+# The ways so far put the condition on the grid of the answer, so the factor is fixed when the network is built. IDM (arXiv:2303.16491) builds an **implicit function** into the upsampling layers of the denoiser; the LR image enters beside it, through a conditioning network and a factor that weighs it. Ours is simpler and makes only the condition implicit: a small network of (the LR features around a place, where exactly the place is within its LR pixel, how large the asked-for pixel is). It can be asked about *any* place, so one set of weights serves all factors:
 #
 # $$c(p) = f_\theta\big(\text{features near } p,\; p - p_{\text{nearest LR pixel}},\; 1/\text{scale}\big).$$
 
@@ -1063,8 +1103,8 @@ for factor, size in factors.items():
     sr, plain_sr = super_resolve(lr, method="continuous", scale=factor), resize(lr, factor).clamp(0, 1)
     print(f"x{factor:<3} from {lr.shape[-1]} to {sr.shape[-1]} pixels")
     for name, image in {"bicubic": plain_sr, "continuous": sr}.items():
-        away = sliced_wasserstein(image, hr, projections=64).item()
-        print(f"   {name:11} PSNR {psnr(image, hr, crop=4).item():.2f} dB, textures {away:.4f}")
+        away = 1000 * sliced_wasserstein(image, hr, projections=64).item()
+        print(f"   {name:11} PSNR {psnr(image, hr, crop=4).item():.2f} dB, textures x 1000 {away:.1f}")
     rows += [image[..., 20:92, 20:92] for image in (plain_sr, sr, hr)]
     labels += [f"bicubic, x{factor:g}", f"continuous, x{factor:g}", "original"]
 plots.image_grid(
@@ -1077,10 +1117,7 @@ plots.image_grid(
 )
 
 # %% [markdown]
-# Regression has the highest PSNR and the best LR-PSNR, as it should (chapter 09). Of the two samplers, SRDiff has steeper edges and its textures are nearer to the originals' at about the same PSNR; it agrees less well with the LR image. Do not conclude that features are better than pixels: the two differ in the condition *and* in the state that diffuses, the network and the training. Section 7 changed one thing at a time and found that plumbing
-# matters little. `benchmarks/quality.py` compares all methods on three test sets.
-#
-# The continuous model invents at every factor, the more the larger it is, from one set of weights. Like every sampler it pays in PSNR, here against bicubic interpolation, which invents nothing; in return its textures are much nearer to the original's. It saw another random factor in every step of its training, so it has no favourite: 2.5 and 3.7 are places like all others.
+# The continuous model invents at every factor, the more the larger it is, from one set of weights. Like every sampler it pays in PSNR, here against bicubic interpolation, which invents nothing; in return its textures are much nearer to the original's. It saw another random factor in every step of its training, so it should have no favourite; three factors on one photo do not test that.
 #
 # > **Common mistakes**
 # >

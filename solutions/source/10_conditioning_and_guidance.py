@@ -306,7 +306,7 @@ plots.histogram(
 #
 # Let $p_c = N(0, v_c)$ and $p_u = N(0, v_u)$, independently in D directions; `v_c` and `v_u` are (D,). Guide with `scale` and follow the probability-flow ODE from pure noise. Return the variance (D,) of what comes out.
 #
-# Work without $\alpha$: with noise of level $\rho$ a denoiser of $N(0, v)$ says $y\,v/(v + \rho^2)$, and the flow is $dy/d\rho = (y - \hat z_0)/\rho$. How does $\log y$ change when $\hat z_0$ is guided?
+# Work without $\alpha$: with noise of level $\rho$ a denoiser of $N(0, v)$ says $y\,v/(v + \rho^2)$, and the flow is $dy/d\rho = (y - \hat z_0)/\rho$. How does $\log y$ change when $\hat z_0$ is guided? (The chapter boxes the answer for $v = v_c$, $u = v_u$; derive it this way before you look.)
 
 
 # %%

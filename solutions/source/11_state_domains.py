@@ -90,7 +90,7 @@ plots.image_grid(
 # %% [markdown]
 # ## Exercise 11.2: How far the bands reach
 #
-# The values of an image lie between `low` and `high`. After `levels` (at least 1) levels of the transform, between which values can LL lie, and how large can an entry of the coarsest details (H, V, D of the last level) be? Return three numbers: (smallest LL, largest LL, largest magnitude of a detail).
+# Every pixel of an image may take any value between `low` and `high`. After `levels` (at least 1) levels of the transform, between which values can LL lie, and how large can an entry of the coarsest details (H, V, D of the last level) be? Return three numbers: (smallest LL, largest LL, largest magnitude of a detail).
 
 
 # %%
@@ -163,7 +163,7 @@ plots.compare(
     {name: image.clamp(0, 1) for name, image in images.items()},
     [(36, 20, 56, 64)],
     title="A flipped sign paints every detail in negative",
-    alt="A detail of the cat's eye four times: blurred bicubic; the sharp original; the version with a flipped sign, as crisp as the original but with light specks where dark ones should be and doubled rims; and the clamped one, close to the original with slightly weaker highlights.",
+    alt="A detail of the cat's eye four times: blurred bicubic; the sharp original; the version with a flipped sign, which looks crisp but has light specks where dark ones should be and doubled rims; and the clamped one, close to the original with slightly weaker highlights.",
 )
 
 # %% [markdown] tags=["solution"]
@@ -172,7 +172,7 @@ plots.compare(
 # %% [markdown]
 # ## Exercise 11.4: Unit variance for latents
 #
-# `batches` is a list of tensors (B_i, c, h, w): the latents of the training images as an autoencoder gives them. Return the one number by which all latents should be multiplied so that, over all images, channels and places together, their standard deviation is 1.
+# `batches` is a list of tensors (B_i, c, h, w): the latents of the training images as an autoencoder gives them. Return the one number by which all latents should be multiplied so that, over all images, channels and places together, their standard deviation is 1. (The factor is one over section 8's scale.)
 
 
 # %%

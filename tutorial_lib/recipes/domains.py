@@ -26,7 +26,7 @@ from ..pretrained import (
 )
 from .base import Recipe, random_times, step_generator, velocity_loss
 from .faces import FACES, face_batch
-from .photos import PHOTO_DATA, TYPICAL_SPREAD, residual_pairs, residual_pieces, training_pairs
+from .photos import PHOTO_DATA, TYPICAL_SPREAD, pieces, residual_pairs, residual_pieces, training_pairs
 
 
 def diffused(z_0: Tensor, cond: Tensor, weight: Tensor | None, seed: int, step: int) -> dict[str, Tensor]:
@@ -57,15 +57,7 @@ def srdiff_records() -> list[tuple[Tensor, Tensor, Tensor]]:
 
 def srdiff_patches(step: int, size: int, batch_size: int, seed: int) -> dict[str, Tensor]:
     """Patches of the residual to bicubic; the weight is the local spread, as for the regression's residual."""
-    generator = step_generator(seed, step)
-    records = srdiff_records()
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for i in torch.randint(len(records), (batch_size,), generator=generator).tolist():
-        cond, residual, spread = records[i]
-        y, x = (int(torch.randint(n - size + 1, (), generator=generator)) for n in cond.shape[-2:])
-        fine = (slice(None), slice(4 * y, 4 * (y + size)), slice(4 * x, 4 * (x + size)))
-        parts.append((cond[:, y : y + size, x : x + size].float(), residual[fine].float(), spread[fine].float()))
-    cond, residual, spread = (torch.stack(p) for p in zip(*parts, strict=True))
+    cond, residual, spread = pieces(srdiff_records(), size, batch_size, step_generator(seed, step))
     return diffused(residual, cond, spread / TYPICAL_SPREAD, seed, step)
 
 

@@ -107,9 +107,10 @@ def residual_pairs() -> list[tuple[Tensor, Tensor, Tensor]]:
 TYPICAL_SPREAD = 0.04  # image units; only sets the loss's unit
 
 
-def residual_pieces(size: int, batch_size: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Condition, normalised residual and spread of patches (size x size on the LR grid) of photos chosen at random."""
-    records = residual_pairs()
+def pieces(
+    records: list[tuple[Tensor, Tensor, Tensor]], size: int, batch_size: int, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Condition, state and spread of patches (size x size on the LR grid) of records like `residual_pairs` chosen at random."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for i in torch.randint(len(records), (batch_size,), generator=generator).tolist():
         cond, residual, spread = records[i]
@@ -118,6 +119,11 @@ def residual_pieces(size: int, batch_size: int, generator: Generator) -> tuple[T
         parts.append((cond[:, y : y + size, x : x + size].float(), residual[fine].float(), spread[fine].float()))
     cond, residual, spread = (torch.stack(p) for p in zip(*parts, strict=True))
     return cond, residual, spread
+
+
+def residual_pieces(size: int, batch_size: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Condition, normalised residual and spread of patches (size x size on the LR grid) of photos chosen at random."""
+    return pieces(residual_pairs(), size, batch_size, generator)
 
 
 def residual_patches(step: int, size: int, batch_size: int, seed: int) -> dict[str, Tensor]:
