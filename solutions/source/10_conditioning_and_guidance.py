@@ -14,7 +14,7 @@
 # Eight functions: how a model is told something, how hard it is told, what that really samples, and how to find out whether it listens. Write a few lines, run the cell, run the check below it: it draws fresh inputs and answers in one line.
 # They belong to [chapter 10](../notebooks/10_conditioning_and_guidance.ipynb).
 #
-# Running time: about 15 s on two processor cores.
+# Running time: about 10 s on two processor cores.
 #
 # Arrays are float64 tensors with the batch first. The scale $s$ of guidance is the one of GLIDE, Stable Diffusion and `tutorial_lib.guidance`: 1 is off. Ho and Salimans ([arXiv 2207.12598](https://arxiv.org/abs/2207.12598)) write $w = s - 1$.
 
