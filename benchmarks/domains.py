@@ -2,7 +2,7 @@
 
     python benchmarks/domains.py                     convergence (about 12 minutes of one core) and ceilings
     python benchmarks/domains.py --ceilings --cards  the ceilings only, also into the autoencoders' cards
-    python benchmarks/domains.py --json FILE         also write the curves; chapter 11 draws benchmarks/domains.json
+    python benchmarks/domains.py --json FILE         also write the curves; chapter 11 draws tutorial_lib/data/domains.json
 
 Faces from 8 x 8 to 32 x 32. Every domain brings its state to an 8 x 8 grid, where the same U-Net works, told the enlarged LR
 face folded to that grid: multiply-adds differ by the first and last convolution alone. Seconds are processor seconds of

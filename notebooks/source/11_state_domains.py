@@ -50,7 +50,7 @@
 # %%
 import json
 import math
-from pathlib import Path
+from importlib import resources
 
 import torch
 import torch.nn.functional as F
@@ -873,8 +873,7 @@ plots.image_grid(
 # Now the experiment that papers promise and seldom show: the *same* U-Net in every domain, on the same 8×8 grid with the same multiply-adds (but for the first and last convolution), trained for the same number of processor seconds, three seeds each, on faces from 8×8 to 32×32. All states have unit variance, band by band in the wavelet rows; only *pixel* is left as it is. It takes too long for a notebook, so we read the numbers that `benchmarks/domains.py` has recorded.
 
 # %%
-root = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "benchmarks" / "domains.json").exists())
-record = json.loads((root / "benchmarks" / "domains.json").read_text())
+record = json.loads(resources.files("tutorial_lib.data").joinpath("domains.json").read_text())
 seconds = record["seconds"]
 
 

@@ -80,6 +80,13 @@ def test_the_explorer_of_chapter_01_answers_the_slider(lab, page):
     if not (ROOT / "notebooks" / NOTEBOOK).exists():
         pytest.fail(f"notebooks/{NOTEBOOK} does not exist")
     run_all_cells(page, *lab, NOTEBOOK)
+    if not page.locator(".widget-slider").count():  # an explorer of checkboxes only
+        box = page.locator(".widget-checkbox input[type=checkbox]").first
+        panel = box.locator("xpath=ancestor::*[contains(concat(' ', @class, ' '), ' widget-vbox ')][last()]")
+        before = wait_until(page, lambda: picture(panel), 20, "the first picture")
+        box.click()
+        wait_until(page, lambda: picture(panel) not in ("", before), 20, "the picture to change after a click")
+        return
     slider = page.locator(".widget-slider").first
     slider.scroll_into_view_if_needed()
     panel = slider.locator("xpath=ancestor::*[contains(concat(' ', @class, ' '), ' widget-vbox ')][1]")
