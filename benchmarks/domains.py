@@ -2,6 +2,7 @@
 
     python benchmarks/domains.py                     convergence (about 12 minutes of one core) and ceilings
     python benchmarks/domains.py --ceilings --cards  the ceilings only, also into the autoencoders' cards
+    python benchmarks/domains.py --units             only what pretrained.WAVELET_SCALES and LATENT_SCALE stand for
     python benchmarks/domains.py --json FILE         also write the curves; chapter 11 draws tutorial_lib/data/domains.json
 
 Faces from 8 x 8 to 32 x 32. Every domain brings its state to an 8 x 8 grid, where the same U-Net works, told the enlarged LR
@@ -169,6 +170,23 @@ def ceilings() -> dict[str, dict[str, dict[str, float]]]:
     return rows
 
 
+def units(count: int = 40) -> dict[str, float]:
+    """Root mean square of every Haar band of the regression's normalised residual, and the standard deviation of the
+    autoencoder's latents, over the first photos of BSDS500's train folder."""
+    autoencoder, regression = load_pretrained("photo-autoencoder-x4"), load_pretrained("photo-regression-x4")
+    sums: dict[str, float] = {}
+    for image in folder(require_folder("bsds500") / "train")[:count]:
+        hr = crop_to_multiple(image, 8)
+        small = to_uint8(resize(hr, 1 / 4)).float() / 255
+        with torch.no_grad():
+            mean, spread, cond = condition(regression, small)
+            state = (hr - mean) / spread
+            parts = Wavelet(2).split(state) | {"latents": autoencoder.encode(state, cond)}
+        for name, part in parts.items():
+            sums[name] = sums.get(name, 0.0) + part.square().mean().item() / count
+    return {name: value**0.5 for name, value in sums.items()}
+
+
 def report(curves: dict[str, list[list[dict]]]) -> None:
     """Print, for every domain and checkpoint, the mean and range over seeds."""
     for quantity in ("Y-PSNR", "sliced W1", "steps"):
@@ -186,10 +204,14 @@ def report(curves: dict[str, list[list[dict]]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ceilings", action="store_true", help="only the autoencoders' ceilings")
+    parser.add_argument("--units", action="store_true", help="only the sizes of bands and latents on training photos")
     parser.add_argument("--cards", action="store_true", help="write the ceilings into the autoencoders' cards")
     parser.add_argument("--json", type=Path, help="write the curves here")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.units:
+        print(", ".join(f"{name} {value:.2f}" for name, value in units().items()))
+        return
     rows = ceilings()
     print("### decode(encode(original))\n\n| | set | Y-PSNR | sliced W1 |\n|---|---|---:|---:|")
     for name, sets in rows.items():

@@ -61,7 +61,10 @@ def sample_faces(
 
     `scale` and `null` are those of `guidance.classifier_free`: null is what the other answer is told, usually the same
     without words. Another `denoiser` (of states in [-1, 1], on the cosine schedule) may take the network's place.
+    Raises ValueError where null is missing and scale is not 1.
     """
+    if scale != 1 and null is None:
+        raise ValueError(f"null must be what the unguided answer is told, as scale is {scale}, but None came")
     schedule = vp_cosine()
     if denoiser is None:
         denoiser = NetworkDenoiser(load_pretrained("faces-conditions-x4"), "v", schedule)

@@ -61,8 +61,9 @@ LOCAL_SPREADS = {
     "photo-sr3-x2": LocalSpread(floor=0.007, gain=1.3, most=0.2, window=5),
     "faces-sr3-x4": LocalSpread(floor=0.01, gain=1.2, most=0.3, window=13),
 }
-WAVELET_SCALES = {"LL": 0.66, "H2": 1.5, "V2": 1.45, "D2": 1.1, "H1": 0.9, "V1": 0.88, "D1": 0.54}  # rms of photo bands
-LATENT_SCALE = 0.99  # standard deviation of photo-autoencoder-x4's latents on training photos
+# about the sizes of photos' bands and latents: benchmarks/domains.py --units prints those of 40 photos (bands within 16 %)
+WAVELET_SCALES = {"LL": 0.66, "H2": 1.5, "V2": 1.45, "D2": 1.1, "H1": 0.9, "V1": 0.88, "D1": 0.54}
+LATENT_SCALE = 0.99
 
 
 def bicubic_spread(lr: Tensor) -> Tensor:

@@ -250,7 +250,7 @@ def cascade(lr: Tensor, noise: Noise, steps: tuple[int, int], tile: int | None, 
 
 
 def sampled(
-    name: str,
+    network: nn.Module,
     method: str,
     like: Tensor,
     cond: Tensor,
@@ -261,7 +261,7 @@ def sampled(
 ) -> Tensor:
     """A state shaped like `like`: DDIM with the method's eta on the cosine schedule's even grid, told cond, tile by tile."""
     schedule = vp_cosine()
-    denoiser = tiled(NetworkDenoiser(pretrained(name, like), "v", schedule), cond, tile)
+    denoiser = tiled(NetworkDenoiser(network, "v", schedule), cond, tile)
     return last(
         ddim(denoiser, schedule, noise(like), uniform_times(steps), eta=ETA[method], noise=noise, progress=progress)
     )
@@ -278,7 +278,7 @@ def srdiff(lr: Tensor, noise: Noise, steps: int, tile: int | None, progress: boo
     base = resize(lr, 4)
     told = in_tiles(regression.features, [lr], tile)
     cond = torch.cat([F.pixel_unshuffle(base - 0.5, 4), told], 1)
-    z_0 = sampled("photo-srdiff-x4", "srdiff", base, cond, noise, steps, tile, progress)
+    z_0 = sampled(pretrained("photo-srdiff-x4", lr), "srdiff", base, cond, noise, steps, tile, progress)
     return Residual(lambda x: resize(x, 4), bicubic_spread).decode(z_0, lr)
 
 
@@ -298,7 +298,7 @@ def residual_diffusion(lr: Tensor, noise: Noise, steps: int, tile: int | None, p
     regression = pretrained("photo-regression-x4", lr)
     like = lr.new_empty(len(lr), 3, 4 * lr.shape[-2], 4 * lr.shape[-1])
     cond = regression_condition(lr, tile)
-    z_0 = sampled("photo-residual-x4", "residual-diffusion", like, cond, noise, steps, tile, progress)
+    z_0 = sampled(pretrained("photo-residual-x4", lr), "residual-diffusion", like, cond, noise, steps, tile, progress)
     del cond
 
     def decode(x: Tensor, part: Tensor) -> Tensor:
@@ -322,7 +322,7 @@ def wavelet(lr: Tensor, noise: Noise, steps: int, tile: int | None, progress: bo
     regression = pretrained("photo-regression-x4", lr)
     cond = regression_condition(lr, tile)
     like = lr.new_empty(len(lr), 48, *lr.shape[-2:])
-    z_0 = sampled("photo-wavelet-x4", "wavelet", like, cond, noise, steps, tile, progress)
+    z_0 = sampled(pretrained("photo-wavelet-x4", lr), "wavelet", like, cond, noise, steps, tile, progress)
 
     def decode(x: Tensor, part: Tensor) -> Tensor:
         mean, spread, _ = condition(regression, x)
@@ -345,7 +345,7 @@ def latent(lr: Tensor, noise: Noise, steps: int, tile: int | None, progress: boo
     cond = F.pixel_unshuffle(regression_condition(x, tile), 2)
     half = tile and tile // 2
     like = lr.new_empty(len(lr), autoencoder.latent, x.shape[-2] // 2, x.shape[-1] // 2)
-    z_0 = sampled("photo-latent-x4", "latent", like, cond, noise, steps, half, progress)
+    z_0 = sampled(pretrained("photo-latent-x4", lr), "latent", like, cond, noise, steps, half, progress)
     del cond
 
     def decode(part: Tensor, x: Tensor) -> Tensor:
@@ -363,19 +363,9 @@ def continuous(lr: Tensor, scale: float, noise: Noise, steps: int, tile: int | N
     base = resize(lr, scale)
     features = in_tiles(pretrained("photo-regression-x4", lr).features, [lr], tile)
     cond = network.condition(features, base - 0.5, scale)
-    like = padded(base)
-    schedule = vp_cosine()
-    denoiser = tiled(NetworkDenoiser(network.denoiser, "v", schedule), cond, tile and 2 * tile)
-    states = ddim(
-        denoiser,
-        schedule,
-        noise(like),
-        uniform_times(steps),
-        eta=ETA["continuous"],
-        noise=noise,
-        progress=progress,
-    )
-    z_0 = last(states)[..., : base.shape[-2], : base.shape[-1]]
+    double = tile and 2 * tile  # of the folded grid
+    z_0 = sampled(network.denoiser, "continuous", padded(base), cond, noise, steps, double, progress)
+    z_0 = z_0[..., : base.shape[-2], : base.shape[-1]]
     return base + z_0 * continuous_spread(base, scale)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -162,8 +163,6 @@ def adapter_batch(step: int, batch_size: int, seed: int) -> dict[str, Tensor]:
 
 def faces_adapter_x4(steps: int = 1_500, batch_size: int = 32, seed: int = 0) -> Recipe:
     """An adapter that steers the frozen faces-unconditional-32 with an LR face; the frozen weights are not trained."""
-    import copy
-
     return Recipe(
         name="faces-adapter-x4",
         network=lambda: AdaptedUNet(copy.deepcopy(load_pretrained("faces-unconditional-32")), face_adapter()),
