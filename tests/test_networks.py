@@ -10,7 +10,7 @@ from tutorial_lib.images import resize
 from tutorial_lib.networks import RegressionNetwork, UNet
 from tutorial_lib.networks.regression import SMALLEST_SPREAD, condition
 from tutorial_lib.networks.unet import ChannelNorm, noise_embedding
-from tutorial_lib.super_resolution import MARGIN
+from tutorial_lib.tiles import MARGIN
 
 
 def wake(network: nn.Module) -> nn.Module:

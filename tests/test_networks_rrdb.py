@@ -10,7 +10,7 @@ from torch import Generator
 
 from tutorial_lib.networks import rrdb
 from tutorial_lib.networks.rrdb import RRDB, DenseBlock, RRDBEncoder
-from tutorial_lib.super_resolution import MARGIN
+from tutorial_lib.tiles import MARGIN
 
 
 def draw(*shape, seed=1):

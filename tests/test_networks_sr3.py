@@ -16,7 +16,7 @@ from tutorial_lib.networks.unet import noise_embedding
 from tutorial_lib.oracles import Gaussian
 from tutorial_lib.pretrained import LOCAL_SPREADS
 from tutorial_lib.schedules import vp_cosine, vp_linear
-from tutorial_lib.super_resolution import MARGIN
+from tutorial_lib.tiles import MARGIN
 
 LEVELS = torch.tensor([-2.4, -1.0, -0.2, 0.0, 0.3, 1.0, 2.0], dtype=torch.float64)
 

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tutorial_lib"
 FLOORS = (
     ("checks", "files", "noise", "image_files", "images", "schedules", "linear_operator", "operators"),
-    ("steps", "denoisers", "oracles", "degradations", "metrics", "data"),
+    ("steps", "denoisers", "oracles", "degradations", "metrics", "color", "tiles", "data"),
     (
         "samplers",
         "guidance",
@@ -18,6 +18,7 @@ FLOORS = (
         "score_matching",
         "domains",
         "latents",
+        "corruption",
         "networks",
         "sparse",
         "sr3",

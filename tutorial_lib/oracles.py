@@ -259,6 +259,38 @@ def denoiser_for(prior: GaussianMixture | EmpiricalData, schedule: Schedule) -> 
     return denoiser
 
 
+def pair_denoiser(pairs: Gaussian, path: Schedule) -> Denoiser:
+    """The exact E[z_0 | z_t] where z_t = alpha z_0 + (1 - alpha) z_1 + sigma eps, as on the bridges of `corruption`.
+
+    `pairs` is a law of the 2 D numbers (z_0, z_1): image and enlarged LR image; states are (B, D). With cond = z_1, (B, D), it
+    is E[z_0 | z_t, z_1]. Both are affine, so `affine_law` gives the exact law of what the bridges make.
+    """
+    if pairs.size % 2 or pairs.shape != (pairs.size,):
+        raise ValueError(f"pairs must be a law of (z_0, z_1), 2 D numbers in a row, but its shape is {pairs.shape}")
+    mean_0, mean_1 = pairs.means[0].chunk(2)
+    (own, cross), (_, other) = (row.chunk(2, 1) for row in pairs.covariances[0].chunk(2, 0))
+    regression = cross @ torch.linalg.pinv(other, hermitian=True)
+    rest = own - regression @ cross.T
+    identity = torch.eye(len(own), dtype=torch.float64)
+
+    def denoiser(z: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
+        if z.ndim != 2 or z.shape[1] != len(own):
+            raise ValueError(f"z must have shape (B, {len(own)}), but its shape is {tuple(z.shape)}")
+        alpha, sigma, flat = path.alpha(t), path.sigma(t), z.double()
+        if cond is None:
+            shared = alpha * own + (1 - alpha) * cross
+            total = alpha * shared + (1 - alpha) * (alpha * cross.T + (1 - alpha) * other) + sigma**2 * identity
+            start, expected = mean_0, alpha * mean_0 + (1 - alpha) * mean_1
+        else:
+            shared, total = alpha * rest, alpha**2 * rest + sigma**2 * identity
+            start = mean_0 + (cond.double() - mean_1) @ regression.T
+            expected = alpha * start + (1 - alpha) * cond
+        total = (total + total.T) / 2
+        return (start + (flat - expected) @ (shared @ torch.linalg.pinv(total, hermitian=True)).T).to(z.dtype)
+
+    return denoiser
+
+
 def affine_law(run: Callable[[Noise], Tensor], dim: int) -> tuple[Tensor, Tensor]:
     """Mean (dim,) and covariance (dim, dim) of what `run(noise)` returns, exact when it is affine in its noise.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..checks import check_positive
+from .. import color
 from ..denoisers import Denoiser
 from ..noise import Noise
 from ..schedules import Schedule, Time
@@ -71,14 +71,11 @@ def p2_weight(schedule: Schedule, gamma: float = 1.0, k: float = 1.0) -> Weight:
     """`simple_weight` divided by (k + SNR)^gamma: P2 weighting (Choi et al. 2022, arXiv 2204.00227).
 
     The paper multiplies |eps - eps_hat|^2 with uniform t by 1 / (k + SNR)^gamma, so that still less is spent on small
-    noise; with gamma = k = 1 and a variance-preserving schedule that factor is sigma^2. gamma = 0 is `simple_weight`.
-    A loss written in z_0 must multiply its squared error by the SNR as well.
+    noise; `color.p2_weight` is that factor, also for losses in z_0 and v. gamma = 0 is `simple_weight`.
     """
-    check_positive(k, "k")
-    if not gamma >= 0:
-        raise ValueError(f"gamma must not be negative, but {gamma!r} came")
+    color.p2_weight(torch.zeros(()), gamma, k)  # bad numbers are refused now
     simple = simple_weight(schedule)
-    return lambda log_snr: simple(log_snr) / (k + log_snr.exp()) ** gamma
+    return lambda log_snr: simple(log_snr) * color.p2_weight(log_snr, gamma, k)
 
 
 def learned_schedule(logits: Tensor, log_snr_max: Time = 13.3, log_snr_min: Time = -5.0) -> Schedule:
