@@ -31,6 +31,7 @@ LIMITS = {
     "photo-wavelet-x4": 2_000_000,
     "photo-autoencoder-x4": 1_500_000,
     "photo-latent-x4": 2_500_000,
+    "photo-cold-x4": 1_000_000,
     "photo-continuous": 1_000_000,
     "faces-conditions-x4": 1_500_000,
     "faces-vae-x4": 500_000,

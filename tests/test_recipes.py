@@ -21,7 +21,7 @@ from tutorial_lib.networks.classifier import CLASSIFIED
 from tutorial_lib.networks.conditioning import FACE_WAYS
 from tutorial_lib.networks.regression import SMALLEST_SPREAD, condition
 from tutorial_lib.pretrained import LOCAL_SPREADS, WAVELET_SCALES, load_pretrained
-from tutorial_lib.recipes import RECIPES, conditioning, digits, domains, photos, sr3
+from tutorial_lib.recipes import RECIPES, conditioning, corruption, digits, domains, photos, sr3
 from tutorial_lib.recipes import faces as face_recipes
 from tutorial_lib.recipes.base import velocity_loss
 from tutorial_lib.recipes.photos import random_patch
@@ -598,6 +598,62 @@ def test_wavelet_batches_are_residual_batches_in_haar_bands(pairs):
     torch.testing.assert_close(torch.from_numpy(image), residual, atol=1e-5, rtol=0)
     expected = spread.unflatten(3, (24, 4)).unflatten(2, (24, 4)).mean((3, 5)) / photos.TYPICAL_SPREAD * scale
     torch.testing.assert_close(batch["weight"], expected)
+
+
+def test_cold_batches_are_wavelet_batches(pairs):
+    for step, seed in ((2, 0), (3, 1)):
+        ours, theirs = (RECIPES[f"photo-{name}-x4"](seed=seed).batch(step) for name in ("cold", "wavelet"))
+        assert ours.keys() == theirs.keys() == {"z_0", "noise", "cond", "t", "weight"}
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    few = RECIPES["photo-cold-x4"](batch_size=3, size=8).batch(0)
+    assert few["z_0"].shape == (3, 48, 8, 8) and few["cond"].shape == (3, 115, 8, 8)
+
+
+def check_cold_loss(loss_of):
+    """By hand: the 36 fine channels fade in the first half of the time and the 12 coarse ones in the second, noise of 0.2
+    comes in; the mean of weighted absolute errors."""
+    source = Generator().manual_seed(0)
+    z_0, noise, answer = (torch.randn(4, 48, 6, 5, generator=source) for _ in range(3))
+    weight, cond = torch.rand(4, 48, 6, 5, generator=source), torch.rand(4, 115, 6, 5, generator=source)
+    t = torch.tensor([0.1, 0.4, 0.7, 1.0])
+    network = Answers(answer)
+    loss = loss_of(network, {"z_0": z_0, "noise": noise, "weight": weight, "cond": cond, "t": t})
+    torch.testing.assert_close(loss, (weight * (answer - z_0).abs()).sum((1, 2, 3)) / (48 * 6 * 5))
+    u, level, told = network.shown
+    coarse, fine = torch.tensor([1, 1, 0.6, 0]).view(4, 1, 1, 1), torch.tensor([0.8, 0.2, 0, 0]).view(4, 1, 1, 1)
+    faded = torch.cat([coarse * z_0[:, :12], fine * z_0[:, 12:]], 1)
+    torch.testing.assert_close(u, faded + 0.2 * t.view(4, 1, 1, 1) * noise, atol=1e-5, rtol=0)
+    torch.testing.assert_close(level, torch.tensor([2.0, 0.5, -1.0, -2.5]), atol=1e-5, rtol=0)
+    assert torch.equal(told, cond) and loss.dtype == torch.float32
+
+
+def test_the_cold_loss_is_the_weighted_absolute_error_of_z_0():
+    check_cold_loss(corruption.cold_loss)
+    z_0 = torch.randn(2, 48, 3, 3, generator=Generator().manual_seed(1))
+    batch = {"z_0": z_0, "noise": 3 * z_0, "weight": 1 + z_0.abs(), "cond": None, "t": torch.tensor([0.3, 0.9])}
+    assert torch.equal(corruption.cold_loss(Answers(z_0), batch), torch.zeros(2))
+    assert corruption.cold_loss(Answers(-z_0), batch).min() > 0.5
+
+
+def cold_squared(network, batch):
+    corruption.cold_loss(network, batch)
+    return ((network.answer - batch["z_0"]).square() * batch["weight"]).mean((1, 2, 3))
+
+
+COLD_MUTANTS = {
+    "squared": cold_squared,
+    "unweighted": lambda network, b: corruption.cold_loss(network, b | {"weight": torch.ones(1)}),
+    "noise left out": lambda network, b: corruption.cold_loss(network, b | {"noise": 0 * b["noise"]}),
+    "noise of full size": lambda network, b: corruption.cold_loss(network, b | {"noise": 5 * b["noise"]}),
+    "time counted backwards": lambda network, b: corruption.cold_loss(network, b | {"t": 1 - b["t"]}),
+    "one value for all": lambda network, b: corruption.cold_loss(network, b).mean().expand(4),
+}
+
+
+@pytest.mark.parametrize("mutant", COLD_MUTANTS)
+def test_wrong_cold_losses_are_seen(mutant):
+    with pytest.raises(AssertionError):
+        check_cold_loss(COLD_MUTANTS[mutant])
 
 
 def test_the_autoencoders_batches_are_residuals_and_its_loss_takes_the_noise_from_them(pairs):

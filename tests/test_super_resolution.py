@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import pywt
 import torch
 import torch.nn.functional as F
+from scipy.integrate import quad
 from torch import Generator
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from tutorial_lib.cli import build_parser
+from tutorial_lib.corruption import (
+    draw_state,
+    i2sb,
+    i2sb_path,
+    indi,
+    indi_path,
+    resshift,
+    resshift_clock,
+    resshift_path,
+    symmetric_clock,
+)
 from tutorial_lib.data import faces
 from tutorial_lib.denoisers import NetworkDenoiser
+from tutorial_lib.domains import Wavelet
 from tutorial_lib.images import crop_to_multiple, photo, resize, to_uint8
 from tutorial_lib.metrics import lr_consistency
 from tutorial_lib.networks import LocalSpread
@@ -24,13 +40,17 @@ from tutorial_lib.schedules import shifted_cosine, uniform_times, vp_cosine
 from tutorial_lib.sr3 import with_condition
 from tutorial_lib.super_resolution import (
     AUGMENTATION,
+    BETA_MAX,
+    EPSILON,
     ETA,
     FACE_METHODS,
+    FIRST_TIME,
+    GAIN,
+    KAPPA,
     METHODS,
     STEPS,
     TEMPERATURE,
     face_super_resolve,
-    in_tiles,
     one_source_per_image,
     sr3_times,
     super_resolve,
@@ -83,29 +103,6 @@ def test_tiles_agree_with_the_whole(method):
         whole = super_resolve(lr, method=method, steps=2, tile=None)
         cut = super_resolve(lr, method=method, steps=2, tile=tile)
         torch.testing.assert_close(cut, whole, atol=2e-4, rtol=0)
-
-
-def test_tiles_without_a_margin_disagree():
-    """Mutant: the comparison above must see a seam."""
-    lr = smooth(40, 72)
-    network = load_pretrained("photo-regression-x4")
-    with torch.inference_mode():
-        difference = (in_tiles(network, [lr], 32, margin=0) - network(lr)).abs()
-    assert difference.max() > 2e-3
-
-
-def test_in_tiles_keeps_inputs_aligned():
-    """Every pixel must come from its own place on every grid: the function here needs no margin at all."""
-    coarse, fine = picture(1, 2, 13, 22), picture(1, 3, 26, 44)
-    calls = []
-
-    def add(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        calls.append(a.shape)
-        return b + a.mean(1, keepdim=True).repeat_interleave(2, 2).repeat_interleave(2, 3)
-
-    out = in_tiles(add, [coarse, fine], tile=8, margin=4)
-    torch.testing.assert_close(out, add(coarse, fine))
-    assert len(calls) == 2 * 3 + 1
 
 
 def test_a_sample_downsamples_to_what_was_given():
@@ -225,6 +222,23 @@ def projected(sr, lr):
     return (sr + operator.pinv(lr - operator(sr))).clamp(0, 1)
 
 
+def told_bands(lr):
+    """What the networks of bands are told: the regression's condition as it is stored, in half precision."""
+    return condition(load_pretrained("photo-regression-x4"), lr)[2].half().float()
+
+
+def typed_photo(z_0, lr):
+    """Bands of the residual in units of their scales, joined by PyWavelets, on the regression's answer; consistent with lr."""
+    mean, spread, _ = condition(load_pretrained("photo-regression-x4"), lr)
+    names = ("LL", "H2", "V2", "D2", "H1", "V1", "D1")
+    parts = dict(zip(names, z_0.split([3, 3, 3, 3, 12, 12, 12], 1), strict=True))
+    bands = {name: WAVELET_SCALES[name] * part for name, part in parts.items()}
+    fine = {name: pixel_shuffle(band, 2) if name.endswith("1") else band for name, band in bands.items()}
+    pyramid = [fine["LL"].numpy(), *([fine[f"{kind}{level}"].numpy() for kind in "HVD"] for level in (2, 1))]
+    residual = torch.from_numpy(pywt.waverec2(pyramid, "haar"))
+    return projected(mean + spread * residual, lr)
+
+
 SIZES = pytest.mark.parametrize("size", [(9, 14), (8, 11)])
 
 
@@ -243,16 +257,11 @@ def test_srdiff_is_bicubic_plus_a_sample_in_units_of_the_local_spread(size):
 @SIZES
 def test_wavelet_is_a_sample_of_bands_joined_by_pywavelets(size):
     lr, source = smooth(*size), one_source_per_image(4, 1)
-    network = load_pretrained("photo-wavelet-x4")
     with torch.inference_mode():
-        mean, spread, cond = condition(load_pretrained("photo-regression-x4"), lr)
-        z_0 = typed_sample(network, (1, 48, *size), cond.half().float(), 4, ETA["wavelet"], source)
-    parts = dict(zip(("LL", "H2", "V2", "D2", "H1", "V1", "D1"), z_0.split([3, 3, 3, 3, 12, 12, 12], 1), strict=True))
-    bands = {name: (WAVELET_SCALES[name] * part) for name, part in parts.items()}
-    fine = {name: pixel_shuffle(band, 2) if name.endswith("1") else band for name, band in bands.items()}
-    pyramid = [fine["LL"].numpy(), *([fine[f"{kind}{level}"].numpy() for kind in "HVD"] for level in (2, 1))]
-    residual = torch.from_numpy(pywt.waverec2(pyramid, "haar"))
-    expected = projected(mean + spread * residual, lr)
+        z_0 = typed_sample(
+            load_pretrained("photo-wavelet-x4"), (1, 48, *size), told_bands(lr), 4, ETA["wavelet"], source
+        )
+        expected = typed_photo(z_0, lr)
     torch.testing.assert_close(super_resolve(lr, method="wavelet", seed=4, steps=4), expected, atol=5e-4, rtol=0)
 
 
@@ -292,11 +301,147 @@ def test_continuous_is_bicubic_plus_a_sample_at_any_scale_from_two_to_four(size,
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
 
 
+# ---------------------------------------------------------------------------------------------------------------- bridges
+
+
+def answer(z, alpha, sigma, cond):
+    """E[z_0 | alpha z_0 + sigma eps = z] by the network of "wavelet", which answers v of the state of unit variance."""
+    size = math.hypot(alpha, sigma)
+    log_snr = max(2 * math.log(alpha / sigma), -20) if alpha else -20
+    v = load_pretrained("photo-wavelet-x4")(z / size, torch.full((len(z),), log_snr / 8), cond)
+    return alpha / size * z / size - sigma / size * v
+
+
+def typed_indi(n, cond, noise):
+    """z_t = (1 - t) z_0 + sqrt(c t) eps, so eps comes from the state and a part of the noise is drawn anew."""
+    c = EPSILON**2
+    z = math.sqrt(c) * noise()
+    for i in range(n, 0, -1):
+        t, s = i / n, (i - 1) / n
+        z_0 = answer(z, 1 - t, math.sqrt(c * t), cond)
+        eps = (z - (1 - t) * z_0) / math.sqrt(c * t)
+        fresh = math.sqrt(c * s * (1 - s / t))
+        z = (1 - s) * z_0 + math.sqrt(c * s - fresh**2) * eps
+        z = z + fresh * noise() if s else z
+    return z
+
+
+def typed_i2sb(n, cond, noise):
+    """Brownian motion from z_0: z_s is known from both sides, with precisions 1 / v_s and 1 / (v_t - v_s)."""
+
+    def until(t):
+        slope = math.sqrt(BETA_MAX) - math.sqrt(0.1)
+        return quad(lambda u: (math.sqrt(0.1) + slope * min(u, 1 - u)) ** 2, 0, t, points=[min(t, 0.5)])[0]
+
+    z, total = torch.zeros_like(cond[:, :1]).expand(-1, 48, -1, -1), until(1.0)
+    for i in range(n, 0, -1):
+        v, before = until(FIRST_TIME * i / n), until(FIRST_TIME * (i - 1) / n)
+        z_0 = answer(z, 1 - v / total, math.sqrt(v * (total - v) / total), cond)
+        if before == 0:
+            return z_0
+        precision = 1 / before + 1 / (v - before)
+        z = (z_0 / before + z / (v - before)) / precision + precision**-0.5 * noise()
+
+
+def typed_resshift(n, cond, noise):
+    """q(z_s | z_0) = N((1 - eta_s) z_0, kappa^2 eta_s), of whose variance the posterior's is drawn anew."""
+    first = min(0.04 / KAPPA, 0.04)
+    eta = [0.0, *((first * (0.99 / first) ** ((i / max(n - 1, 1)) ** 0.3)) ** 2 for i in range(n))]
+    eta[-1] = 0.99**2
+    z = KAPPA * 0.99 * noise()
+    for now, then in zip(eta[:0:-1], eta[-2::-1], strict=True):
+        z_0 = answer(z, 1 - now, KAPPA * math.sqrt(now), cond)
+        eps = (z - (1 - now) * z_0) / (KAPPA * math.sqrt(now))
+        fresh = KAPPA * math.sqrt(then * (1 - then / now))
+        z = (1 - then) * z_0 + math.sqrt(KAPPA**2 * then - fresh**2) * eps
+        z = z + fresh * noise() if then else z
+    return z
+
+
+TYPED = {"indi": typed_indi, "i2sb": typed_i2sb, "resshift": typed_resshift}
+
+
+@SIZES
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("method", TYPED)
+def test_bridges_take_their_papers_steps_with_the_network_of_wavelet(method, size, steps):
+    lr, source = smooth(*size), one_source_per_image(4, 1)
+    with torch.inference_mode():
+        z_0 = TYPED[method](steps, told_bands(lr), lambda: source(torch.empty(1, 48, *size)))
+        expected = typed_photo(GAIN[method] * z_0, lr)
+    torch.testing.assert_close(super_resolve(lr, method=method, seed=4, steps=steps), expected, atol=5e-4, rtol=0)
+
+
+def walked_from(method, steps, lr, z_1, told, noise):
+    """The package's bridge from z_1 with the shipped network, which is shown z_t - (1 - alpha) z_1 if it is told."""
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    clock = {"i2sb": symmetric_clock(BETA_MAX), "resshift": resshift_clock(steps, KAPPA)}.get(method)
+    path = {
+        "indi": lambda: indi_path(EPSILON),
+        "i2sb": lambda: i2sb_path(clock),
+        "resshift": lambda: resshift_path(clock, KAPPA),
+    }[method]()
+    network, cond = NetworkDenoiser(load_pretrained("photo-wavelet-x4"), "v", path), told_bands(lr)
+
+    def denoiser(z, t):
+        return network(z - (1 - path.alpha(t)) * z_1 if told else z, t, cond)
+
+    if method == "i2sb":
+        times = FIRST_TIME * times
+        return last(i2sb(denoiser, clock, (1 - path.alpha(FIRST_TIME)) * z_1, times, noise=noise))
+    start = draw_state(path, 0 * z_1, z_1, 1.0, noise)
+    if method == "indi":
+        return last(indi(denoiser, start, times, EPSILON, noise))
+    return last(resshift(denoiser, clock, start, times, KAPPA, noise))
+
+
+@pytest.mark.parametrize("method", TYPED)
+def test_a_bridge_from_bicubic_gives_the_same_photo(method):
+    """Told z_1, a network makes every z_1 the same walk: here bicubic's enlargement in place of the regression's answer."""
+    lr = smooth(9, 14)
+    with torch.inference_mode():
+        mean, spread, _ = condition(load_pretrained("photo-regression-x4"), lr)
+        z_1 = Wavelet(2, scales=WAVELET_SCALES).pack((resize(lr, 4) - mean) / spread)
+        assert z_1.square().mean() > 0.1
+        photos = [
+            typed_photo(GAIN[method] * walked_from(method, 4, lr, z_1, told, one_source_per_image(4, 1)), lr)
+            for told in (True, False)
+        ]
+    found = super_resolve(lr, method=method, seed=4, steps=4)
+    torch.testing.assert_close(found, photos[0], atol=5e-4, rtol=0)
+    assert (found - photos[1]).abs().max() > 5e-3  # not told, it is another walk
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@SIZES
+def test_cold_restores_bands_by_the_second_algorithm_from_a_little_noise(size, steps):
+    """Typed by hand: of the 36 fine channels the share 1 - 2 t is there, of the 12 coarse ones 2 - 2 t, at most all."""
+    lr = smooth(*size)
+    e = 0.2 * one_source_per_image(4, 1)(torch.empty(1, 48, *size))
+
+    def faded(z_0, t):
+        coarse, fine = min(2 - 2 * t, 1), max(1 - 2 * t, 0)
+        return torch.cat([coarse * z_0[:, :12], fine * z_0[:, 12:]], 1) + t * e
+
+    with torch.inference_mode():
+        z, network, cond = e, load_pretrained("photo-cold-x4"), told_bands(lr)
+        for i in range(steps, 0, -1):
+            t, s = i / steps, (i - 1) / steps
+            z_0 = network(z, torch.tensor([2.5 - 5 * t]), cond)
+            z = z - faded(z_0, t) + faded(z_0, s)
+        expected = typed_photo(z, lr)
+    torch.testing.assert_close(super_resolve(lr, method="cold", seed=4, steps=steps), expected, atol=5e-4, rtol=0)
+
+
 DIFFUSIVE = {
     "srdiff": "photo-srdiff-x4",
     "residual-diffusion": "photo-residual-x4",
     "wavelet": "photo-wavelet-x4",
     "latent": "photo-latent-x4",
+    "indi": "photo-wavelet-x4",
+    "i2sb": "photo-wavelet-x4",
+    "resshift": "photo-wavelet-x4",
+    "cold": "photo-cold-x4",
     "continuous": "photo-continuous",
 }
 
@@ -313,6 +458,19 @@ def test_steps_are_network_calls_and_seeds_are_samples(method):
     assert len(calls) == 3 * STEPS[method] + 3
     heard.remove()
     assert torch.equal(first, again) and (first - other).abs().mean() > 1e-4
+
+
+@pytest.mark.parametrize("method", DIFFUSIVE)
+def test_networks_are_shown_tiles(method):
+    """170 LR pixels are three tiles of 64: one step is three calls then, and a whole one without tiles."""
+    shown, lr = [], smooth(3, 170)
+    network = load_pretrained(DIFFUSIVE[method])
+    network = getattr(network, "denoiser", network)
+    heard = network.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0].shape[-1]))
+    super_resolve(lr, method=method, steps=1, tile=64)
+    super_resolve(lr, method=method, steps=1, tile=None)
+    heard.remove()
+    assert len(shown) == 4 and shown[0] < shown[3]
 
 
 @pytest.mark.parametrize("scale", [2, 2.5, 3.3])
@@ -348,7 +506,7 @@ def test_scales_without_weights_are_named():
         super_resolve(lr, method="continuous", scale=float("nan"))
 
 
-@pytest.mark.parametrize("method", ["wavelet", "latent"])
+@pytest.mark.parametrize("method", ["wavelet", "latent", "indi", "i2sb", "resshift", "cold"])
 def test_samples_around_the_regression_downsample_to_what_was_given(method):
     lr = smooth(23, 20)
     assert lr_consistency(super_resolve(lr, method=method, steps=3), lr, 4).item() > 45
@@ -370,6 +528,29 @@ def test_samples_of_photos_are_plausible(crops, method):
     lr, hr = (images[:2] for images in crops)
     error = (super_resolve(lr, method=method) - hr).square().mean().item()
     assert 0.7 < error / (resize(lr, 4) - hr).square().mean().item() < 2
+
+
+@pytest.mark.parametrize("method", ["indi", "i2sb", "resshift", "cold"])
+def test_one_step_is_close_to_the_regression_and_more_steps_leave_it(crops, method):
+    """One answer knows no more than the LR image: nearer to the regression than a third of the way that a sample goes."""
+    lr = crops[0][:2]
+    regression = projected(super_resolve(lr, method="regression"), lr)
+    one, sample = ((super_resolve(lr, method=method, steps=n) - regression).std() for n in (1, STEPS[method]))
+    assert one < (sample / 3 if method != "cold" else sample)
+
+
+def test_bridges_cost_at_most_fifteen_calls():
+    assert all(STEPS[method] <= 15 for method in ("indi", "i2sb", "resshift", "cold"))
+
+
+def test_every_method_is_named_where_people_look(capsys):
+    """In the help of the command line and in the README's line on it."""
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["upscale", "--help"])
+    told = re.search(r"\n +--method METHOD(.*?)\n +--scale", capsys.readouterr().out, re.DOTALL)[1]
+    named = set(re.findall(r"[a-z0-9-]+", re.sub(r"-\s+", "-", told)))
+    line = re.search(r"\[--method (\S+)\]", (Path(__file__).parents[1] / "README.md").read_text())[1]
+    assert set(METHODS) <= named and set(METHODS) == set(line.split("|"))
 
 
 def test_states_of_photos_have_about_unit_variance(crops):

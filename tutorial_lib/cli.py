@@ -73,8 +73,8 @@ def build_parser() -> Parser:
     command.add_argument(
         "--method",
         default="residual-diffusion",
-        help="residual-diffusion (default), wavelet, latent, srdiff, sr3, sr3-cascade, continuous, flow, gan, regression, "
-        "sparse or bicubic",
+        help="residual-diffusion (default), wavelet, latent, indi, i2sb, resshift, cold, srdiff, sr3, sr3-cascade, "
+        "continuous, flow, gan, regression, sparse or bicubic",
     )
     command.add_argument(
         "--scale",

@@ -47,6 +47,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "photo-wavelet-x4": lambda: wavelet_network(),
     "photo-autoencoder-x4": lambda: photo_autoencoder(),
     "photo-latent-x4": lambda: latent_network(),
+    "photo-cold-x4": lambda: cold_network(),
     "photo-continuous": lambda: continuous_network(),
     "faces-conditions-x4": ConditionedUNet,
     "faces-vae-x4": lambda: face_vae(),
@@ -64,6 +65,8 @@ LOCAL_SPREADS = {
 # about the sizes of photos' bands and latents: benchmarks/domains.py --units prints those of 40 photos (bands within 16 %)
 WAVELET_SCALES = {"LL": 0.66, "H2": 1.5, "V2": 1.45, "D2": 1.1, "H1": 0.9, "V1": 0.88, "D1": 0.54}
 LATENT_SCALE = 0.99
+COLD_GROUPS = (12, 36)  # channels of photo-cold-x4 that fade together: LL, H2, V2, D2, and before them H1, V1, D1
+COLD_NOISE = 0.2  # standard deviation of what is left of the state at t = 1
 
 
 def bicubic_spread(lr: Tensor) -> Tensor:
@@ -119,6 +122,11 @@ def srdiff_network() -> UNet:
 def wavelet_network() -> UNet:
     """The denoiser of photo-wavelet-x4: 48 band channels on the LR grid, told the 115 channels of the regression."""
     return UNet(in_channels=48, out_channels=48, cond_channels=3 + 48 + 64, channels=(64, 128), blocks=2)
+
+
+def cold_network() -> UNet:
+    """The network of photo-cold-x4: 48 band channels on the LR grid, told the 115 channels of the regression."""
+    return UNet(in_channels=48, out_channels=48, cond_channels=3 + 48 + 64, channels=(56, 96), blocks=2)
 
 
 def photo_autoencoder() -> KLAutoencoder:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from .checks import check_images, check_one_of, check_positive
+from .color import back_projection
+from .corruption import (
+    cold_denoiser,
+    cold_diffusion,
+    draw_state,
+    i2sb,
+    i2sb_path,
+    indi,
+    indi_path,
+    resshift,
+    resshift_clock,
+    resshift_path,
+    staged_corruption,
+    symmetric_clock,
+)
 from .denoisers import Denoiser, NetworkDenoiser
 from .domains import Latent, Residual, Wavelet
 from .images import resize
@@ -17,6 +32,8 @@ from .networks.regression import condition
 from .noise import Noise, standard_normal
 from .operators import Bicubic
 from .pretrained import (
+    COLD_GROUPS,
+    COLD_NOISE,
     LATENT_SCALE,
     SPREADS,
     WAVELET_SCALES,
@@ -25,9 +42,10 @@ from .pretrained import (
     load_pretrained,
 )
 from .samplers import ddim, last
-from .schedules import shifted_cosine, uniform_times, vp_cosine
+from .schedules import Schedule, shifted_cosine, uniform_times, vp_cosine
 from .sparse import sparse_super_resolve
 from .sr3 import augment
+from .tiles import MARGIN, in_tiles, tiled
 
 METHODS: dict[str, str] = {
     "bicubic": "MATLAB's bicubic interpolation; any scale, nothing learned",
@@ -41,6 +59,10 @@ METHODS: dict[str, str] = {
     "residual-diffusion": "a diffusion model adds a sample of what the regression leaves out (scale 4)",
     "wavelet": "the same in Haar bands, with a smaller network and fewer steps (scale 4)",
     "latent": "the same in the code of an autoencoder, on half the LR grid (scale 4)",
+    "indi": "a bridge, from the regression's answer plus noise in even steps, with the network of 'wavelet' (scale 4)",
+    "i2sb": "a bridge that starts at the regression's answer itself, with the same network (scale 4)",
+    "resshift": "a bridge that starts in noise around the regression's answer, with the same network (scale 4)",
+    "cold": "cold diffusion: bands of detail that faded, fine ones first, are restored (scale 4)",
     "continuous": "a diffusion model of what bicubic leaves out, one network for every scale from 2 to 4",
 }
 FACE_METHODS: dict[str, str] = {
@@ -57,6 +79,10 @@ STEPS = {  # default network calls
     "residual-diffusion": 20,
     "wavelet": 8,
     "latent": 15,
+    "indi": 9,
+    "i2sb": 9,
+    "resshift": 9,
+    "cold": 9,
     "continuous": 20,
 }
 ETA = {  # share of DDPM's noise (beta-tilde) in each step
@@ -68,10 +94,14 @@ ETA = {  # share of DDPM's noise (beta-tilde) in each step
     "latent": 0.7,
     "continuous": 0.7,
 }
+EPSILON = 0.15**0.5  # noise of "indi" at its start, state units
+BETA_MAX = 1.0  # of the clock of "i2sb"
+KAPPA = 1.0  # noise of "resshift" at its start, state units
+GAIN = {"indi": 1.0, "i2sb": 1.07, "resshift": 1.0}  # on the sample: few steps of a bridge leave too little variance
 TEMPERATURE = 0.9  # of the flow
 AUGMENTATION = 0.02  # noise that the second stage of the cascade adds to the first one's answer, state units
-FIRST_TIME = 0.999  # of SR3's schedule: eps says nothing about the image where alpha is 0
-TILE, MARGIN = 192, 48  # LR pixels; the margin exceeds the reach of every network
+FIRST_TIME = 0.999  # of SR3, whose eps says nothing where alpha is 0, and of I2SB, which has no log_snr at t = 1
+TILE = 192  # LR pixels
 
 
 def super_resolve(
@@ -128,10 +158,14 @@ def super_resolve(
             )
         elif method == "sr3-cascade":
             sr = cascade(x, noise, (steps, steps) if steps else STEPS[method], tile, progress)
+        elif method in GAIN:
+            sr = bridged(x, method, noise, steps or STEPS[method], tile, progress)
         elif method == "continuous":
             sr = continuous(x, scale, noise, steps or STEPS[method], tile, progress)
         else:
-            function = {"srdiff": srdiff, "wavelet": wavelet, "latent": latent}.get(method, residual_diffusion)
+            function = {"srdiff": srdiff, "wavelet": wavelet, "latent": latent, "cold": cold}.get(
+                method, residual_diffusion
+            )
             sr = function(x, noise, steps or STEPS[method], tile, progress)
         return sr.clamp(0, 1).to(lr.dtype)
 
@@ -305,13 +339,7 @@ def residual_diffusion(lr: Tensor, noise: Noise, steps: int, tile: int | None, p
         mean, spread, _ = condition(regression, x)
         return mean + spread * part
 
-    return consistent(in_tiles(decode, [lr, z_0], tile), lr)
-
-
-def consistent(sr: Tensor, lr: Tensor) -> Tensor:
-    """sr + A^+ (lr - A sr), A = MATLAB's bicubic downsampling: the nearest image whose LR image is lr."""
-    operator = Bicubic(sr.shape[-1] // lr.shape[-1])
-    return sr + operator.pinv(lr - operator(sr))
+    return back_projection(in_tiles(decode, [lr, z_0], tile), lr, Bicubic(4))
 
 
 def wavelet(lr: Tensor, noise: Noise, steps: int, tile: int | None, progress: bool) -> Tensor:
@@ -319,17 +347,64 @@ def wavelet(lr: Tensor, noise: Noise, steps: int, tile: int | None, progress: bo
 
     Moser et al., arXiv 2304.01994 (DiWa), one level and the plain residual of a predictor.
     """
+    cond, network = regression_condition(lr, tile), pretrained("photo-wavelet-x4", lr)
+    return from_bands(sampled(network, "wavelet", no_bands(lr), cond, noise, steps, tile, progress), lr, tile)
+
+
+def no_bands(lr: Tensor) -> Tensor:
+    """The state (B, 48, h, w) of a photo that is what the regression answers: zeros."""
+    return lr.new_zeros(len(lr), 48, *lr.shape[-2:])
+
+
+def from_bands(z_0: Tensor, lr: Tensor, tile: int | None) -> Tensor:
+    """The photo whose residual to the regression has these bands, made consistent with lr."""
     regression = pretrained("photo-regression-x4", lr)
-    cond = regression_condition(lr, tile)
-    like = lr.new_empty(len(lr), 48, *lr.shape[-2:])
-    z_0 = sampled(pretrained("photo-wavelet-x4", lr), "wavelet", like, cond, noise, steps, tile, progress)
 
     def decode(x: Tensor, part: Tensor) -> Tensor:
         mean, spread, _ = condition(regression, x)
         residual = Residual(lambda _: mean, lambda _: spread)
         return Wavelet(2, scales=WAVELET_SCALES, of=residual).decode(part, x)
 
-    return consistent(in_tiles(decode, [lr, z_0], tile), lr)
+    return back_projection(in_tiles(decode, [lr, z_0], tile), lr, Bicubic(4))
+
+
+def bridged(lr: Tensor, method: str, noise: Noise, steps: int, tile: int | None, progress: bool) -> Tensor:
+    """One of "indi", "i2sb", "resshift" in the bands of `wavelet`, from z_1 = 0, the regression's answer; consistent with lr.
+
+    No network of their own: one that is told z_1 (here, all the regression knows) is asked the same question by every
+    bridge and by plain diffusion, namely for z_0 given z_t - (1 - alpha) z_1 at an SNR. The papers train theirs for one
+    bridge, in pixels (InDI, I2SB) or in latents (ResShift).
+    """
+    z_1, times = no_bands(lr), torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    cond, network = regression_condition(lr, tile), pretrained("photo-wavelet-x4", lr)
+
+    def denoiser(path: Schedule) -> Denoiser:
+        return tiled(NetworkDenoiser(network, "v", path), cond, tile)
+
+    if method == "i2sb":
+        clock = symmetric_clock(BETA_MAX)
+        states = i2sb(denoiser(i2sb_path(clock)), clock, z_1, FIRST_TIME * times, noise=noise, progress=progress)
+    elif method == "resshift":
+        clock = resshift_clock(steps, KAPPA)
+        z = z_1 + KAPPA * float(clock(1.0).sqrt()) * noise(z_1)
+        states = resshift(denoiser(resshift_path(clock, KAPPA)), clock, z, times, KAPPA, noise, progress)
+    else:
+        path = indi_path(EPSILON)
+        z = draw_state(path, z_1, z_1, 1.0, noise)
+        states = indi(denoiser(path), z, times, EPSILON, noise, progress)
+    return from_bands(GAIN[method] * last(states), lr, tile)
+
+
+def cold(lr: Tensor, noise: Noise, steps: int, tile: int | None, progress: bool) -> Tensor:
+    """Cold diffusion's second algorithm in the bands of `wavelet`, from a little noise; made consistent with lr.
+
+    Bansal et al., arXiv 2208.09392, whose super-resolution pools the image and starts without noise.
+    """
+    e = COLD_NOISE * noise(no_bands(lr))
+    denoiser = tiled(cold_denoiser(pretrained("photo-cold-x4", lr)), regression_condition(lr, tile), tile)
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    states = cold_diffusion(denoiser, staged_corruption(COLD_GROUPS, e), e, times, progress=progress)
+    return from_bands(last(states), lr, tile)
 
 
 def latent(lr: Tensor, noise: Noise, steps: int, tile: int | None, progress: bool) -> Tensor:
@@ -354,7 +429,7 @@ def latent(lr: Tensor, noise: Noise, steps: int, tile: int | None, progress: boo
         return Latent(autoencoder, LATENT_SCALE, condition=lambda _: told, of=residual).decode(part, x)
 
     sr = in_tiles(decode, [z_0, x], half)
-    return consistent(sr[..., : 4 * height, : 4 * width], lr)
+    return back_projection(sr[..., : 4 * height, : 4 * width], lr, Bicubic(4))
 
 
 def continuous(lr: Tensor, scale: float, noise: Noise, steps: int, tile: int | None, progress: bool) -> Tensor:
@@ -367,39 +442,3 @@ def continuous(lr: Tensor, scale: float, noise: Noise, steps: int, tile: int | N
     z_0 = sampled(network.denoiser, "continuous", padded(base), cond, noise, steps, double, progress)
     z_0 = z_0[..., : base.shape[-2], : base.shape[-1]]
     return base + z_0 * continuous_spread(base, scale)
-
-
-def tiled(denoiser: Denoiser, cond: Tensor, tile: int | None) -> Denoiser:
-    """The denoiser with its condition filled in, working through large states tile by tile."""
-
-    def denoise(z: Tensor, t: Tensor, _: None = None) -> Tensor:
-        return in_tiles(lambda c, part: denoiser(part, t, c.float()), [cond, z], tile)
-
-    return denoise
-
-
-def in_tiles(function: Callable[..., Tensor], inputs: list[Tensor], tile: int | None, margin: int = MARGIN) -> Tensor:
-    """function(*inputs), computed in overlapping tiles of `tile` pixels of the first input's grid plus `margin` around.
-
-    Other inputs and the output may lie on finer grids (their size a multiple of the first's). Equal to function(*inputs) to
-    rounding when the margin exceeds the function's reach and tile and margin are multiples of what it downsamples by.
-    """
-    height, width = inputs[0].shape[-2:]
-    if tile is None or (height <= tile + margin and width <= tile + margin):
-        return function(*inputs)
-    out = None
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            bottom, right = min(top + tile, height), min(left + tile, width)
-            y, x = max(0, top - margin), max(0, left - margin)
-            parts = []
-            for tensor in inputs:
-                k = tensor.shape[-1] // width
-                parts.append(tensor[..., y * k : (bottom + margin) * k, x * k : (right + margin) * k])
-            part = function(*parts)
-            k = part.shape[-1] // parts[0].shape[-1]
-            if out is None:
-                out = part.new_empty(*part.shape[:2], height * k, width * k)
-            inner = part[..., (top - y) * k : (bottom - y) * k, (left - x) * k : (right - x) * k]
-            out[..., top * k : bottom * k, left * k : right * k] = inner
-    return out

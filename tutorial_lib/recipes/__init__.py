@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import conditioning, domains, generative, sr3
+from . import conditioning, corruption, domains, generative, sr3
 from .base import DirectRecipe, Recipe
 from .digits import digits_likelihood
 from .faces import faces_distilled_32, faces_unconditional_32
@@ -24,6 +24,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **sr3.RECIPES,
     **conditioning.RECIPES,
     **domains.RECIPES,
+    **corruption.RECIPES,
 }
 DIRECT_RECIPES: dict[str, Callable[[], DirectRecipe]] = {"photo-sparse-x4": photo_sparse_x4}
 
