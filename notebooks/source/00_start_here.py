@@ -367,7 +367,7 @@ widgets.frames(
 # %% [markdown]
 # ## How the course is laid out
 #
-# Twelve chapters exist now; the others are planned.
+# Fourteen chapters exist now; the others are planned.
 #
 # | chapter | you learn to | status |
 # |---|---|---|
@@ -383,9 +383,10 @@ widgets.frames(
 # | [09 SR3](09_sr3.ipynb) | rebuild the paper that brought diffusion to super-resolution, and judge it honestly | ready |
 # | [10 Conditioning and guidance](10_conditioning_and_guidance.ipynb) | tell one model the same face in six ways, and turn guidance up knowing what it samples | ready |
 # | [11 State domains](11_state_domains.ipynb) | diffuse something other than pixels, and say what it buys | ready |
-# | 12 | corruption spaces | planned |
+# | [12 Corruption spaces](12_corruption_spaces.ipynb) | undo something other than noise, walk from the LR image instead of noise, and say what that buys | ready |
 # | 13–15 | zero-shot methods: projection, decomposition, posterior | planned |
-# | 16–20 | colour shift, architectures, applications, comparability, frontiers | planned |
+# | [16 Colour shift](16_color_shift.ipynb) | tint pictures on purpose, find out where it happens, and price every cure | ready |
+# | 17–20 | architectures, applications, comparability, frontiers | planned |
 #
 # Every method is tried twice: first where the right answer is known exactly, as in the world of 486
 # photos, then with a trained network on real ones. A flaw that shows even with the exact denoiser belongs to the method or to
