@@ -10,7 +10,7 @@ import scipy.signal
 import torch
 from PIL import Image
 
-from tutorial_lib.degradations import blur, degrade, gaussian_kernel, jpeg, second_order
+from tutorial_lib.degradations import blur, degrade, gaussian_kernel, jpeg, motion_kernel, second_order
 from tutorial_lib.images import photo, resize
 from tutorial_lib.noise import standard_normal
 from tutorial_lib.operators import Blur
@@ -170,6 +170,26 @@ def test_gaussian_kernel_against_scipy_and_its_own_moments():
     assert gaussian_kernel(7, 1e-3)[3, 3] == 1 and gaussian_kernel(4, 1e-3).sum() == 1
 
 
+def test_motion_kernel_is_the_integral_along_its_line():
+    """Horizontally: a box of the length, smoothed by the triangle that shares a point between two pixels."""
+    row = motion_kernel(5.0)[3]
+    np.testing.assert_allclose(row, [0.025, 0.175, 0.2, 0.2, 0.2, 0.175, 0.025], atol=2e-4)
+    for length, angle in [(5.0, 0.0), (3.7, 30.0), (8.0, -70.0), (0.5, 45.0), (6.0, 45.0)]:
+        kernel = motion_kernel(length, angle).double()
+        size = len(kernel)
+        assert kernel.shape == (size, size) and size % 2 and kernel.sum() == pytest.approx(1, abs=1e-6)
+        offset = torch.arange(size) - size // 2
+        up, right = -offset[:, None], offset[None, :]
+        assert abs((kernel * up).sum()) < 1e-6 and abs((kernel * right).sum()) < 1e-6
+        cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        spread = length**2 / 12  # of an even line; sharing between two pixels adds at most 1/4 in each direction
+        assert 0 <= (kernel * right**2).sum() - spread * cosine**2 < 0.26
+        assert 0 <= (kernel * up**2).sum() - spread * sine**2 < 0.26
+        assert (kernel * up * right).sum() == pytest.approx(spread * cosine * sine, abs=0.02)
+    torch.testing.assert_close(motion_kernel(4.0, 90.0), motion_kernel(4.0).T)
+    assert motion_kernel(6.0, 45.0)[1, 5] > 0.05 > motion_kernel(6.0, -45.0)[1, 5]  # counter-clockwise as seen
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("scale", [1, 2, 4])
 def test_second_order_is_seeded_and_the_right_size(channels, scale):
@@ -217,6 +237,7 @@ def test_second_order_takes_tiny_images():
         ),
         (lambda: blur(image(height=4), torch.ones(9, 3)), "kernel must be narrower than twice the image to mirror it"),
         (lambda: degrade(image()[0]), r"hr must have shape \(B, C, H, W\), but its shape is"),
+        (lambda: motion_kernel(0.0), "length must be a positive number, but 0.0 came"),
         (lambda: gaussian_kernel(0, 1.0), "size must be a whole number of at least 1, but 0 came"),
         (lambda: gaussian_kernel(3, 0.0), "sigma must be a positive number, but 0.0 came"),
         (lambda: gaussian_kernel(3, 1.0, -1.0), "sigma_across must be a positive number, but -1.0 came"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_schedules import BUILT, every_schedule
 
-from tutorial_lib.denoisers import KINDS, NetworkDenoiser, count_calls, from_z_0, to_z_0
+from tutorial_lib.denoisers import KINDS, NetworkDenoiser, count_calls, from_z_0, pullback, to_z_0
 from tutorial_lib.noise import standard_normal
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -123,6 +123,77 @@ def test_a_network_of_the_wrong_shape_or_schedule_is_refused():
         NetworkDenoiser(torch.nn.Identity(), "v", "vp_cosine")
     with pytest.raises(ValueError, match="kind must be one of"):
         NetworkDenoiser(torch.nn.Identity(), "noise")
+
+
+def bent(z, t, cond=None):
+    """A denoiser whose Jacobian is not symmetric: z_0[i] = sin(z[i] + t) + z[i - 1]^2."""
+    return (z + torch.as_tensor(t, dtype=z.dtype).view(-1, 1)).sin() + z.roll(1, 1) ** 2
+
+
+def jacobian(z, t):
+    """By hand, (B, D, D)."""
+    size = z.shape[1]
+    return torch.diag_embed((z + torch.as_tensor(t, dtype=z.dtype).view(-1, 1)).cos()) + 2 * z.roll(1, 1)[
+        ..., None
+    ] * torch.eye(size, dtype=z.dtype).roll(-1, 1)
+
+
+@pytest.mark.parametrize("t", [0.3, torch.tensor(0.3), torch.tensor([0.1, 0.8])], ids=["float", "0-d", "per sample"])
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_pullback_is_the_transposed_jacobian_of_each_sample(t, context):
+    """Asked as often as one likes, and never carrying a graph on."""
+    with context():
+        z, w = (standard_normal(seed)(torch.empty(2, 4, dtype=torch.float64)) for seed in (0, 1))
+        calls = count_calls(bent)
+        z_0, back = pullback(calls, z, t.clone() if isinstance(t, torch.Tensor) else t)
+        found = [back(w), back(z), back(w)]
+    slopes = jacobian(z.clone(), t)
+    assert calls.calls == 1 and not z_0.requires_grad and not any(f.requires_grad for f in found)
+    torch.testing.assert_close(z_0.clone(), bent(z.clone(), t))
+    for answer, given in zip(found, (w, z, w), strict=True):
+        expected = torch.einsum("bij,bi->bj", slopes, given.clone())
+        torch.testing.assert_close(answer.clone(), expected, rtol=0, atol=1e-13)
+        assert (expected - torch.einsum("bij,bj->bi", slopes, given.clone())).abs().max() > 0.1
+
+
+def test_pullback_takes_a_time_made_under_inference_mode():
+    """A denoiser that multiplies by t keeps it for its backward pass, which torch refuses for inference tensors."""
+    with torch.inference_mode():
+        z, t = torch.ones(2, 3), torch.tensor([0.5, 0.25])
+        _, back = pullback(lambda z, t: z * t.view(-1, 1), z, t)
+        found = back(2 * z)
+    torch.testing.assert_close(found.clone(), torch.tensor([[1.0] * 3, [0.5] * 3]))
+
+
+def test_pullback_keeps_the_graph_of_a_state_that_has_one():
+    """Then J^T w can be differentiated on, its w included; under no_grad nothing is kept even so."""
+    z = standard_normal(0)(torch.empty(1, 3, dtype=torch.float64)).requires_grad_()
+
+    def chain(z):
+        z_0, back = pullback(bent, z, 0.3)
+        return back(z_0)
+
+    torch.testing.assert_close(
+        torch.autograd.functional.jacobian(chain, z).flatten(),
+        torch.autograd.functional.jacobian(lambda z: (jacobian(z, 0.3)[0].T @ bent(z, 0.3)[0])[None], z).flatten(),
+    )
+    with torch.no_grad():
+        z_0, back = pullback(bent, z, 0.3)
+        assert not z_0.requires_grad and not back(z).requires_grad
+    assert not z_0.requires_grad and not back(z.detach()).requires_grad
+
+
+def test_pullback_of_what_has_no_gradient_is_refused():
+    weight, z = torch.ones(3, requires_grad=True), torch.ones(2, 3)
+    with pytest.raises(ValueError, match="denoiser must be differentiable in z, but its answer carries no gradient"):
+        pullback(lambda z, t: z.detach(), z, 0.5)
+    with pytest.raises(ValueError, match="denoiser must be differentiable in z, but its answer does not depend on z"):
+        pullback(lambda z, t: weight * z.detach(), z, 0.5)[1](z)
+    with pytest.raises(ValueError, match="the denoiser's answer and z must have the same shape"):
+        pullback(lambda z, t: z[:1], z, 0.5)
+    z_0, back = pullback(lambda z, t: weight * z, z, 0.5)
+    back(z)
+    assert weight.grad is None and not z_0.requires_grad
 
 
 def test_calls_are_counted_and_the_condition_is_passed_on():

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ import scipy.ndimage
 import scipy.signal
 import torch
 
-from tutorial_lib.images import resize
+from tutorial_lib.images import resize, resize_matrix
 from tutorial_lib.operators import (
     AveragePool,
     Bicubic,
     Blur,
+    Decimate,
+    DecimatedBlur,
     Dense,
     Grayscale,
     Haar,
@@ -69,6 +72,18 @@ def pool_matrix(scale, height=H, width=W):
     return matrix
 
 
+def decimation_matrix(scale, height=H, width=W):
+    kept = [i * width + j for i in range(0, height, scale) for j in range(0, width, scale)]
+    return np.eye(height * width)[kept]
+
+
+def channel_masks(channels):
+    """A mask of its own for every channel; one block of 2 x 2 is hidden in all of them."""
+    masks = torch.stack([torch.tensor(PIXELS > 0).roll(i, 1) for i in range(channels)])
+    masks[:, :2, :2] = False
+    return masks
+
+
 def columns(function, height=H, width=W):
     """The matrix of a function of one plane, column by column."""
     planes = np.eye(height * width).reshape(-1, height, width)
@@ -118,6 +133,7 @@ SINGLE = {
         lambda c: np.diag(np.concatenate([np.roll(PIXELS, 1, 1).ravel() * (i != 1) for i in range(c)])),
     ),
     "grey": (lambda c: Grayscale(), lambda c: grey_matrix(c)),
+    "decimate2": (lambda c: Decimate(2), lambda c: per_channel(decimation_matrix(2), c)),
     "haar1": (lambda c: Haar(), lambda c: per_channel(haar_matrix(1), c)),
     "haar2": (lambda c: Haar(2), lambda c: per_channel(haar_matrix(2), c)),
     "dense": (lambda c: Dense(torch.tensor(dense_matrix(c)), (c, H, W)), dense_matrix),
@@ -175,12 +191,40 @@ CLOSED = {
         lambda c: Dense(torch.tensor(dense_matrix(c)[:, : c * 24]), (c, H // 2, W // 2)) @ AveragePool(2),
         lambda c: dense_matrix(c)[:, : c * 24] @ per_channel(pool_matrix(2), c),
     ),
-}
-ITERATED = {
     "pool@mask": (
         lambda c: AveragePool(2) @ Mask(torch.tensor(PIXELS)),
         lambda c: per_channel(pool_matrix(2) @ np.diag(PIXELS.ravel()), c),
     ),
+    "pool@grey@mask": (
+        lambda c: AveragePool(2) @ Grayscale(c) @ Mask(channel_masks(c)),
+        lambda c: pool_matrix(2) @ grey_matrix(c) @ np.diag(channel_masks(c).numpy().ravel()),
+    ),
+    "decimate@mask": (
+        lambda c: Decimate(2) @ Mask(torch.tensor(PIXELS)),
+        lambda c: per_channel(decimation_matrix(2) @ np.diag(PIXELS.ravel()), c),
+    ),
+    "decimate@blur": (
+        lambda c: Decimate(2) @ blur_of(K53),
+        lambda c: per_channel(decimation_matrix(2) @ roll_matrix(K53), c),
+    ),
+    "decimate4@blur@blur": (
+        lambda c: Decimate(4) @ blur_of(K53) @ blur_of(K24),
+        lambda c: per_channel(decimation_matrix(4) @ roll_matrix(K53) @ roll_matrix(K24), c),
+    ),
+    "pool@blur": (
+        lambda c: AveragePool(2) @ blur_of(K24),
+        lambda c: per_channel(pool_matrix(2) @ roll_matrix(K24), c),
+    ),
+    "pool4@blur": (
+        lambda c: AveragePool(4) @ blur_of(K53),
+        lambda c: per_channel(pool_matrix(4) @ roll_matrix(K53), c),
+    ),
+    "grey@decimate@blur": (
+        lambda c: Grayscale() @ (Decimate(2) @ blur_of(K33)),
+        lambda c: grey_matrix(c, H * W // 4) @ per_channel(decimation_matrix(2) @ roll_matrix(K33), c),
+    ),
+}
+ITERATED = {
     "bicubic@blur": (
         lambda c: Bicubic(2) @ blur_of(K33),
         lambda c: SINGLE["bicubic2"][1](c) @ per_channel(roll_matrix(K33), c),
@@ -281,6 +325,33 @@ def test_solves(name, channels, dtype, tolerance):
         close(small.flatten(1).numpy().T, expected, tolerance)
         expected = np.linalg.solve(a @ a.T + float(rho) * np.eye(a.shape[0]), x.flatten(1).double().numpy().T)
         close(large.flatten(1).numpy().T, expected, tolerance)
+        damped = operator.damped_pinv(x, rho)
+        assert damped.shape == z.shape and damped.dtype == dtype
+        close(damped.flatten(1).numpy().T, a.T @ expected, tolerance)
+
+
+@pytest.mark.parametrize("operator, size", [
+    (Dense(torch.diag(torch.tensor([1.0, 1e-2, 1e-5, 1e-7, 1e-13]).double())), (5,)),
+    (blur_of(np.outer(*[np.exp(-(np.arange(-12, 13) ** 2) / 18.0)] * 2) / 18), (2, 24, 32)),
+    (Decimate(2) @ blur_of(np.outer(*[np.exp(-(np.arange(-12, 13) ** 2) / 18.0)] * 2) / 18), (2, 24, 32)),
+], ids=["dense", "blur", "decimated blur"])  # fmt: skip
+def test_what_is_lost_in_rounding_counts_as_zero(operator, size):
+    """32 epsilons of the input's dtype, relative to the largest: those singular values are gone, all others are there."""
+    exact = np.linalg.svd(operator.dense(size).numpy(), compute_uv=False)
+    for dtype, eps in ((torch.float32, 2.0**-23), (torch.float64, 2.0**-52)):
+        kept = operator.svd(torch.zeros(1, *size, dtype=dtype)).singular_values
+        assert len(kept) == (exact > 32 * eps * exact[0]).sum()
+        assert (exact > 32 * 2.0**-23 * exact[0]).sum() < (exact > 32 * 2.0**-52 * exact[0]).sum()
+
+
+def test_what_no_state_explains_is_not_blown_up():
+    """Noise at frequencies that a box erases, rho small: A^T of (A A^T + rho I)^-1 x, each in float32, is off by hundreds."""
+    operator = blur_of(np.full((1, 4), 0.25))
+    x = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    exact, rho = operator.damped_pinv(x.double(), 1e-10), 1e-10
+    close(operator.adjoint(operator.solve_data(x.double(), rho)).numpy(), exact.numpy(), 1e-5)
+    close(operator.damped_pinv(x, rho).numpy(), exact.numpy(), 1e-5)
+    assert (operator.adjoint(operator.solve_data(x, rho)) - exact).abs().max() > 10
 
 
 @every_channels
@@ -489,13 +560,56 @@ def test_bicubic_upsampling_is_not_the_pseudo_inverse():
     torch.testing.assert_close(Bicubic(4)(Bicubic(4).pinv(Bicubic(4)(z))), Bicubic(4)(z), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ITERATED)
+@pytest.mark.parametrize("name", [*ITERATED, "pool@mask", "pool@grey@mask"])
 def test_composed_pseudo_inverses_are_not_the_pseudo_inverse(name):
-    operator = ITERATED[name][0](1)
+    operator = ALL[name][0](2)
     inner, outer = operator.inner, operator.outer
     operator.pinv = lambda x: inner.pinv(outer.pinv(x))
     with pytest.raises(AssertionError):
-        check_moore_penrose(operator, (1, H, W))
+        check_moore_penrose(operator, (2, H, W))
+
+
+class CentredPool(AveragePool):
+    """The box of an even pool put about its centre, as a convolution does by default: half a block off."""
+
+    def __matmul__(self, inner):
+        box = torch.full((self.scale, self.scale), 1 / self.scale**2)
+        return Decimate(self.scale) @ (Blur(box) @ inner)
+
+
+class UnfoldedBlur(DecimatedBlur):
+    """Singular values read off the blur's own spectrum at the small grid's frequencies: nothing aliases."""
+
+    def svd(self, z):
+        right, step = super().svd(z), self.outer.scale
+        height, width = (n // step for n in z.shape[-2:])
+        wrong = self.inner.spectrum(z).abs()[:height, :width].expand(z.shape[1], -1, -1).flatten()
+        return replace(right, singular_values=wrong)
+
+
+def test_a_pool_shifted_by_half_a_block_is_seen():
+    operator = CentredPool(4) @ blur_of(K53)
+    check_adjoint(operator, (2, H, W))
+    check_moore_penrose(operator, (2, H, W))
+    with pytest.raises(AssertionError):
+        check_matrix(operator, per_channel(pool_matrix(4) @ roll_matrix(K53), 2), (2, H, W))
+
+
+def test_a_decimated_blur_without_aliasing_is_seen():
+    with pytest.raises(AssertionError):
+        check_moore_penrose(UnfoldedBlur(Decimate(2), blur_of(K53)), (2, H, W))
+
+
+@pytest.mark.parametrize("name", ["bicubic2", "blur5x3", "dense", "decimate@blur"])
+def test_what_is_kept_between_calls_serves_autograd(name):
+    """A cache filled under inference_mode, as super_resolve does, must not break gradients later."""
+    resize_matrix.cache_clear()
+    operator, z = ALL[name][0](2), torch.rand(1, 2, H, W, dtype=torch.float64)
+    with torch.inference_mode():
+        operator.pinv(operator(z))
+    z.requires_grad_()
+    operator.pinv(operator(z)).square().sum().backward()
+    assert z.grad.isfinite().all() and z.grad.any()
 
 
 # ---- bad input ----
@@ -529,6 +643,7 @@ def test_composed_pseudo_inverses_are_not_the_pseudo_inverse(name):
         (lambda: Dense(torch.ones(2, 3), (2, 2)), r"shape must hold N = 3 values, but \(2, 2\) holds 4"),
         (lambda: Identity().solve(torch.rand(1, 1, 2, 2), 0.0), "rho must be a positive number, but 0.0 came"),
         (lambda: Identity().solve_data(torch.rand(1, 1, 2, 2), "1"), "rho must be a positive number, but '1' came"),
+        (lambda: Identity().damped_pinv(torch.rand(1, 1, 2, 2), -1.0), "rho must be a positive number, but -1.0 came"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(call, message):

@@ -101,6 +101,26 @@ def gaussian_kernel(size: int, sigma: float, sigma_across: float | None = None, 
     return (kernel / kernel.sum()).float()
 
 
+def motion_kernel(length: float, angle: float = 0.0) -> Tensor:
+    """The kernel of a camera that moves `length` pixels in a straight line while the shutter is open; sums to 1, float32.
+
+    `angle` as in `gaussian_kernel`: degrees counter-clockwise from horizontal as seen in the picture. The line is spread
+    evenly over the pixels that it passes, each of its points shared by the four nearest (bilinear), so that any length and
+    angle work and the middle stays where it is. (size, size) with the least odd size that holds the line at any angle.
+    """
+    check_positive(length, "length")
+    half = math.ceil(length / 2)
+    count = 64 * math.ceil(length)
+    along = ((torch.arange(count, dtype=torch.float64) + 0.5) / count - 0.5) * length
+    taps = torch.arange(-half, half + 1, dtype=torch.float64)
+    turned = math.radians(angle)
+    rows, columns = (
+        (1 - (taps - place[:, None]).abs()).clamp(min=0)
+        for place in (-math.sin(turned) * along, math.cos(turned) * along)
+    )
+    return (torch.einsum("pi,pj->ij", rows, columns) / count).float()
+
+
 def jpeg(images: Tensor, quality: int) -> Tensor:
     """Each image through Pillow's JPEG and back: (B, C, H, W) with C = 1 or 3, `quality` from 1 (worst) to 100.
 

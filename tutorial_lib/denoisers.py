@@ -128,6 +128,33 @@ class NetworkDenoiser:
             return _to_z_0(output, self.kind, u, alpha, sigma)
 
 
+def pullback(denoiser: Denoiser, z: Tensor, t: Time) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """(z_0, back): the estimate, and the map w -> J^T w by the transposed Jacobian J = dz_0/dz, both shaped like z.
+
+    One call and, whenever `back` is used, one backward pass through the denoiser. Gradients are switched on inside, also
+    under no_grad and inference_mode, and go to the state only, never into the weights. On exact denoisers J is
+    alpha / sigma^2 times the covariance of z_0 given z. `w` counts as a constant. What comes back carries a graph itself
+    only where z does (`oracles.affine_law`). Raises ValueError for a denoiser that cannot be differentiated, such as one
+    that runs under no_grad of its own: its guidance would be silently zero.
+    """
+    tracked = torch.is_grad_enabled() and z.requires_grad
+    with torch.inference_mode(False), torch.enable_grad():
+        start = z if tracked else z.detach().clone().requires_grad_()
+        answer = denoiser(start, t.clone() if isinstance(t, Tensor) else t)
+        check_same_shape(answer, z, ("the denoiser's answer", "z"))
+        if not answer.requires_grad:
+            raise ValueError("denoiser must be differentiable in z, but its answer carries no gradient")
+
+    def back(w: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            slope = torch.autograd.grad(answer, start, w, retain_graph=True, create_graph=tracked, allow_unused=True)[0]
+        if slope is None:  # a gradient into the weights alone
+            raise ValueError("denoiser must be differentiable in z, but its answer does not depend on z")
+        return slope
+
+    return (answer if tracked else answer.detach()), back
+
+
 def count_calls(denoiser: Denoiser) -> Denoiser:
     """The same denoiser with an attribute `calls`: how often it was called, once per batch (NFE, a sampler's cost)."""
 

@@ -1,9 +1,11 @@
-"""Guidance: functions that turn a denoiser into one that listens harder to a condition.
+"""Guidance: functions that turn a denoiser into one that listens harder to a condition, or to a measurement.
 
-Two kinds, one scale. `classifier_free` compares a denoiser that was told the condition with one that was not; `classifier`
-adds the gradient of log p(condition | z_t). In both, scale 0 is the prior, scale 1 is p(z_0 | condition) by Bayes' rule,
-and more exaggerates. Under an exact classifier both are the same denoiser at every scale. What a scale above 1 samples is
-not p(z_0) p(condition | z_0)^scale: `guided_gaussian` says what it is where that is known.
+For conditions there are two kinds and one scale. `classifier_free` compares a denoiser that was told the condition with one
+that was not; `classifier` adds the gradient of log p(condition | z_t). In both, scale 0 is the prior, scale 1 is p(z_0 |
+condition) by Bayes' rule, and more exaggerates. Under an exact classifier both are the same denoiser at every scale. What a
+scale above 1 samples is not p(z_0) p(condition | z_0)^scale: `guided_gaussian` says what it is where that is known.
+
+For measurements x = A z_0 + noise there are `pigdm` and `proximal`, which need no training (see `zero_shot`).
 
 The result is called denoiser(z, t, cond) as before; samplers want denoiser(z, t), so fill in the condition last, with
 `sr3.with_condition(classifier_free(denoiser, 3.0), cond)`.
@@ -17,8 +19,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .checks import check_same_shape
-from .denoisers import Denoiser
+from .checks import check_positive, check_same_shape
+from .denoisers import Denoiser, pullback
+from .linear_operator import LinearOperator
 from .schedules import Schedule, Time
 from .steps import broadcast
 
@@ -156,6 +159,80 @@ def classifier(denoiser: Denoiser, log_prob: LogProb, schedule: Schedule, scale:
         check_same_shape(answer, z, ("the denoiser's answer", "z"))
         per_gradient = strength.to(alpha.device) * sigma**2 / alpha
         return answer + broadcast(per_gradient.to(z), z) * _gradient(log_prob, z, t)
+
+    return guided
+
+
+def _one_time(t: Time) -> None:
+    if isinstance(t, Tensor) and t.numel() != 1:
+        raise ValueError(f"a measurement guides one time at a time, but t has the shape {tuple(t.shape)}")
+
+
+def pigdm(
+    denoiser: Denoiser,
+    operator: LinearOperator,
+    x: Tensor,
+    schedule: Schedule,
+    noise_std: float = 0.0,
+    prior_std: float = 1.0,
+) -> Denoiser:
+    """Pseudo-inverse guidance: a denoiser(z, t) that answers E[z_0 | z, x] as if z_0 given z were N(D, r^2 I), shaped like z.
+
+        D + (sigma^2 / alpha) J^T A^T (r^2 A A^T + noise_std^2 I)^-1 (x - A D),   J = dD/dz
+        r^2 = sigma^2 p^2 / (alpha^2 p^2 + sigma^2),   p = prior_std
+
+    x (1 or B, ...) = A z_0 + noise_std n in state units. With p = 1 r^2 is the paper's sigma^2 / (alpha^2 + sigma^2), the
+    covariance of N(0, I) data: for that prior the answer is exact. p is the standard deviation of one entry of z_0.
+    noise_std = 0 uses A^+. Any operator: its SVD where it has one, else conjugate gradients. One call and one backward
+    pass. The answer is the same on every schedule in state units (a schedule with the same sigma / alpha gives the same
+    z_0). Published code knows only A^+, and multiplies the gradient by sqrt(alpha-bar_t) or by sqrt(alpha-bar_t
+    alpha-bar_s) of its own sampler. Raises ValueError, when called, where alpha is 0 and for a denoiser without gradient.
+    Song et al., ICLR 2023, openreview 9_gsMA8MRKQ.
+    """
+    check_positive(prior_std, "prior_std")
+
+    def guided(z: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
+        _one_time(t)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        if not (alpha > 0).all():
+            raise ValueError(f"pigdm cannot guide pure noise, but alpha is 0 at t = {t}; start at t_max < 1")
+        z_0, back = pullback(denoiser if cond is None else lambda z, t: denoiser(z, t, cond), z, t)
+        spread = (sigma * prior_std) ** 2 / ((alpha * prior_std) ** 2 + sigma**2)
+        missing = x.to(z_0) - operator(z_0)
+        rho = noise_std**2 / spread
+        pull = operator.damped_pinv(missing, rho) if rho > 0 else operator.pinv(missing)
+        return z_0 + (sigma**2 / alpha / spread).to(z_0) * back(pull)
+
+    return guided
+
+
+def proximal(
+    denoiser: Denoiser,
+    operator: LinearOperator,
+    x: Tensor,
+    schedule: Schedule,
+    noise_std: float = 0.0,
+    strength: float = 1.0,
+    least_noise: float = 1e-3,
+) -> Denoiser:
+    """A denoiser(z, t) that answers argmin ||A y - x||^2 + rho ||y - D||^2, rho = strength (noise_std alpha / sigma)^2.
+
+    DiffPIR's data step (Zhu et al., arXiv 2305.08995): D is drawn to what x says, hard while there is much noise, where D
+    knows little. With strength = 1 it is the mean of z_0 given x when z_0 is N(D, (sigma / alpha)^2 I). x (1 or B, ...) =
+    A z_0 + noise_std n in state units; a noise_std below `least_noise` counts as that much, and 0 for both is the exact
+    projection D + A^+ (x - A D). strength -> infinity leaves D alone. Any operator; no gradient. The published code puts
+    noise in image units (at least 0.001) over sigma / alpha in state units: its lambda = 1 is strength = 1/4 here.
+    """
+    check_positive(strength, "strength")
+    if not 0 <= least_noise < math.inf:
+        raise ValueError(f"least_noise must not be negative, but {least_noise!r} came")
+
+    def guided(z: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
+        _one_time(t)
+        z_0 = denoiser(z, t) if cond is None else denoiser(z, t, cond)
+        missing = x.to(z_0) - operator(z_0)
+        rho = strength * (max(noise_std, least_noise) * schedule.alpha(t) / schedule.sigma(t)) ** 2
+        return z_0 + (operator.damped_pinv(missing, rho) if rho > 0 else operator.pinv(missing))
 
     return guided
 

@@ -90,6 +90,11 @@ def resize_matrix(size: int, factor: float) -> Tensor:
     doi:10.1109/TASSP.1981.1163711. `torch.nn.functional.interpolate` agrees in the interior with antialias=True, but
     cuts the kernel off at the border; its default, antialias=False, uses a = -3/4 and aliases.
     """
+    with torch.inference_mode(False):  # what is kept must also serve autograd
+        return _resize_matrix(size, factor)
+
+
+def _resize_matrix(size: int, factor: float) -> Tensor:
     out_size = math.ceil(size * factor - 1e-9)
     stretch = max(1.0, 1 / factor)  # kernel half-width is 2 * stretch input pixels
     centre = (torch.arange(out_size, dtype=torch.float64) + 0.5) / factor - 0.5

@@ -6,6 +6,7 @@ a batch alike and alone, and is differentiable. `Identity`, `Mask` and `Dense` a
     x = operator(z)              A z
     operator.adjoint(x)          A^T x
     operator.pinv(x)             A^+ x, the shortest z among those with the smallest ||A z - x||
+    operator.damped_pinv(x, rho) A^T (A A^T + rho I)^-1 x
     operator.solve(z, rho)       (A^T A + rho I)^-1 z
     operator.solve_data(x, rho)  (A A^T + rho I)^-1 x
     operator.svd(z)              an `SVD` for states shaped like z, or None where no closed form is known
@@ -23,23 +24,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .blurs import Blur, Decimate, DecimatedBlur, pooled_blur
 from .checks import check_whole
 from .images import resize_matrix
-from .linear_operator import SVD, LinearOperator, Map
+from .linear_operator import (
+    SVD,
+    Composition,
+    LinearOperator,
+    check_state,
+    clearly_positive,
+    flatten,
+    picking,
+    putting,
+    to_shape,
+)
+
+__all__ = [
+    "SVD",
+    "AveragePool",
+    "Bicubic",
+    "Blur",
+    "Composition",
+    "Decimate",
+    "DecimatedBlur",
+    "Dense",
+    "Grayscale",
+    "Haar",
+    "Identity",
+    "LinearOperator",
+    "Mask",
+]
 
 
 class Identity(LinearOperator):
     """A = I: denoising."""
 
+    disjoint = True
+
     def __call__(self, z: Tensor) -> Tensor:
-        return _check(z, "z", flat=True)
+        return check_state(z, "z", flat=True)
 
     def adjoint(self, x: Tensor) -> Tensor:
-        return _check(x, "x", flat=True)
+        return check_state(x, "x", flat=True)
 
     def svd(self, z: Tensor) -> SVD:
-        _check(z, "z", flat=True)
-        return SVD(z.new_ones(z[0].numel()), _flatten, _to_shape(z.shape[1:]), _flatten, _to_shape(z.shape[1:]))
+        check_state(z, "z", flat=True)
+        return SVD(z.new_ones(z[0].numel()), flatten, to_shape(z.shape[1:]), flatten, to_shape(z.shape[1:]))
 
 
 class Bicubic(LinearOperator):
@@ -54,22 +84,22 @@ class Bicubic(LinearOperator):
         self.scale = check_whole(scale, "scale")
 
     def __call__(self, z: Tensor) -> Tensor:
-        _check(z, "z", self.scale)
+        check_state(z, "z", self.scale)
         return self._rows(z.shape[-2], z) @ z @ self._rows(z.shape[-1], z).T
 
     def adjoint(self, x: Tensor) -> Tensor:
-        _check(x, "x")
+        check_state(x, "x")
         return self._rows(x.shape[-2] * self.scale, x).T @ x @ self._rows(x.shape[-1] * self.scale, x)
 
     def _rows(self, size: int, like: Tensor) -> Tensor:
         return resize_matrix(size, 1 / self.scale).to(like)
 
     def svd(self, z: Tensor) -> SVD:
-        _check(z, "z", self.scale)
+        check_state(z, "z", self.scale)
         (u_h, s_h, vt_h), (u_w, s_w, vt_w) = (
             [factor.to(z) for factor in _bicubic_svd(size, self.scale)] for size in z.shape[-2:]
         )
-        grid = _to_shape((z.shape[1], len(s_h), len(s_w)))
+        grid = to_shape((z.shape[1], len(s_h), len(s_w)))
         return SVD(
             torch.outer(s_h, s_w).expand(z.shape[1], -1, -1).flatten(),
             vt=lambda z: (vt_h @ z @ vt_w.T).flatten(1),
@@ -86,77 +116,33 @@ class AveragePool(LinearOperator):
     here, and not for bicubic, nearest-neighbour upsampling is the pseudo-inverse.
     """
 
+    disjoint = True
+
     def __init__(self, scale: int):
         self.scale = check_whole(scale, "scale")
 
     def __call__(self, z: Tensor) -> Tensor:
-        return F.avg_pool2d(_check(z, "z", self.scale), self.scale)
+        return F.avg_pool2d(check_state(z, "z", self.scale), self.scale)
 
     def adjoint(self, x: Tensor) -> Tensor:
-        return self._repeat(_check(x, "x")) / self.scale**2
+        return self._repeat(check_state(x, "x")) / self.scale**2
+
+    def __matmul__(self, inner: LinearOperator) -> LinearOperator:
+        return pooled_blur(self.scale, inner) if isinstance(inner, Blur) else super().__matmul__(inner)
 
     def _repeat(self, x: Tensor) -> Tensor:
         return x.repeat_interleave(self.scale, -2).repeat_interleave(self.scale, -1)
 
     def svd(self, z: Tensor) -> SVD:
         x = self(z[:1])
-        unflatten = _to_shape(x.shape[1:])
+        unflatten = to_shape(x.shape[1:])
         return SVD(
             z.new_full((x.numel(),), 1 / self.scale),
             vt=lambda z: (self(z) * self.scale).flatten(1),
             v=lambda c: self._repeat(unflatten(c)) / self.scale,
-            ut=_flatten,
+            ut=flatten,
             u=unflatten,
         )
-
-
-class Blur(LinearOperator):
-    """Circular convolution of every channel with one `kernel` (kh, kw).
-
-        x[i, j] = sum_ab kernel[a, b] z[i - a + kh // 2, j - b + kw // 2], indices modulo H and W
-
-    The centre is (kh // 2, kw // 2): the middle tap of an odd kernel, the tap right of and below the middle of an even
-    one, as in scipy.ndimage.convolve(mode="wrap"). It is a true convolution (torch.nn.functional.conv2d does not flip
-    the kernel), it wraps around at the border, and a kernel wider than the image wraps too. Computed by FFT.
-    Coordinates of the SVD: the discrete Hartley transform, a real orthonormal Fourier basis; s = |FFT(kernel)|.
-    DDRM's code (2201.11793) takes separable kernels only and drops the last tap of odd ones.
-    """
-
-    def __init__(self, kernel: Tensor):
-        kernel = torch.as_tensor(kernel).detach().to(torch.float64)
-        if kernel.ndim != 2 or 0 in kernel.shape or not torch.isfinite(kernel).all():
-            raise ValueError(f"kernel must be a finite matrix (kh, kw), but one of shape {tuple(kernel.shape)} came")
-        self.kernel = kernel
-        self._cache: tuple[tuple[int, int], Tensor] | None = None
-
-    def spectrum(self, z: Tensor) -> Tensor:
-        """FFT of the kernel on the grid of `z`, its centre at the origin: complex128 (H, W), on the kernel's device."""
-        height, width = size = tuple(z.shape[-2:])
-        if self._cache is None or self._cache[0] != size:
-            rows, columns = ((torch.arange(k) - k // 2) % n for k, n in zip(self.kernel.shape, size, strict=True))
-            index = (rows[:, None] * width + columns).flatten().to(self.kernel.device)
-            wrapped = self.kernel.new_zeros(height * width).index_add(0, index, self.kernel.flatten())
-            self._cache = size, torch.fft.fft2(wrapped.reshape(size))
-        return self._cache[1]
-
-    def __call__(self, z: Tensor) -> Tensor:
-        return _fourier_multiply(_check(z, "z"), self.spectrum(z))
-
-    def adjoint(self, x: Tensor) -> Tensor:
-        return _fourier_multiply(_check(x, "x"), self.spectrum(x).conj())
-
-    def __matmul__(self, inner: LinearOperator) -> LinearOperator:
-        if not isinstance(inner, Blur):
-            return super().__matmul__(inner)
-        first, second = inner.kernel, self.kernel
-        margins = [n - 1 for n in second.shape]
-        kernel = F.conv2d(first[None, None], second.flip(0, 1)[None, None], padding=margins)[0, 0]
-        # The centres add; for two even lengths a zero at the end keeps the sum in the middle.
-        even = [int(a % 2 == 0 and b % 2 == 0) for a, b in zip(first.shape, second.shape, strict=True)]
-        return Blur(F.pad(kernel, (0, even[1], 0, even[0])))
-
-    def svd(self, z: Tensor) -> SVD:
-        return _fourier_svd(_check(z, "z"), self.spectrum(z))
 
 
 class Mask(LinearOperator):
@@ -166,6 +152,8 @@ class Mask(LinearOperator):
     flat states. A = A^T = A^+ = A A^+. Some papers drop the masked pixels instead, which gives a shorter measurement.
     """
 
+    disjoint = True
+
     def __init__(self, mask: Tensor):
         mask = torch.as_tensor(mask).to(torch.float64)
         if not ((mask == 0) | (mask == 1)).all():
@@ -173,7 +161,7 @@ class Mask(LinearOperator):
         self.mask = mask
 
     def _like(self, z: Tensor, argument: str) -> Tensor:
-        _check(z, argument, flat=True)
+        check_state(z, argument, flat=True)
         shape = tuple(z.shape[1:])
         mask = self.mask[0] if self.mask.ndim == z.ndim and len(self.mask) == 1 else self.mask
         if mask.ndim > len(shape) or any(m not in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1], strict=False)):
@@ -193,7 +181,7 @@ class Mask(LinearOperator):
 
     def svd(self, z: Tensor) -> SVD:
         kept = self._like(z, "z").flatten().nonzero()[:, 0]
-        pick, put = _pick(kept), _put(kept, z.shape[1:])
+        pick, put = picking(kept), putting(kept, z.shape[1:])
         return SVD(z.new_ones(len(kept)), vt=pick, v=put, ut=pick, u=put)
 
 
@@ -205,37 +193,39 @@ class Grayscale(LinearOperator):
     luma of `images.rgb_to_y` weighs the channels differently.
     """
 
+    disjoint = True
+
     def __init__(self, channels: int | None = None):
         self.channels = None if channels is None else check_whole(channels, "channels")
         self._last_channels = self.channels or 3
 
     def __call__(self, z: Tensor) -> Tensor:
-        _check(z, "z")
+        check_state(z, "z")
         if self.channels not in (None, z.shape[1]):
             raise ValueError(f"z must have {self.channels} channels, but its shape is {tuple(z.shape)}")
         self._last_channels = z.shape[1]
         return z.mean(1, keepdim=True)
 
     def adjoint(self, x: Tensor) -> Tensor:
-        _check(x, "x")
+        check_state(x, "x")
         if x.shape[1] != 1:
             raise ValueError(f"x must have 1 channel, but its shape is {tuple(x.shape)}")
         return x.expand(-1, self._last_channels, -1, -1) / self._last_channels
 
     def __matmul__(self, inner: LinearOperator) -> LinearOperator:
-        if isinstance(inner, Bicubic | Blur):
+        if isinstance(inner, Bicubic | Blur | DecimatedBlur):
             return inner @ self  # averaging channels commutes with what treats them alike, and this order has an SVD
         return super().__matmul__(inner)
 
     def svd(self, z: Tensor) -> SVD:
-        _check(z, "z")
+        check_state(z, "z")
         channels, height, width = z.shape[1:]
-        plane, root = _to_shape((1, height, width)), channels**0.5
+        plane, root = to_shape((1, height, width)), channels**0.5
         return SVD(
             z.new_full((height * width,), 1 / root),
             vt=lambda z: (z.sum(1) / root).flatten(1),
             v=lambda c: plane(c).expand(-1, channels, -1, -1) / root,
-            ut=_flatten,
+            ut=flatten,
             u=plane,
         )
 
@@ -253,10 +243,10 @@ class Haar(LinearOperator):
         self.levels = check_whole(levels, "levels")
 
     def __call__(self, z: Tensor) -> Tensor:
-        return self._transform(_check(z, "z", 2**self.levels), range(self.levels), _haar_split)
+        return self._transform(check_state(z, "z", 2**self.levels), range(self.levels), _haar_split)
 
     def adjoint(self, x: Tensor) -> Tensor:
-        return self._transform(_check(x, "x", 2**self.levels), reversed(range(self.levels)), _haar_join)
+        return self._transform(check_state(x, "x", 2**self.levels), reversed(range(self.levels)), _haar_join)
 
     @staticmethod
     def _transform(z: Tensor, levels, along: Callable[[Tensor, int], Tensor]) -> Tensor:
@@ -267,13 +257,13 @@ class Haar(LinearOperator):
         return z
 
     def svd(self, z: Tensor) -> SVD:
-        _check(z, "z", 2**self.levels)
-        unflatten = _to_shape(z.shape[1:])
+        check_state(z, "z", 2**self.levels)
+        unflatten = to_shape(z.shape[1:])
         return SVD(
             z.new_ones(z[0].numel()),
             vt=lambda z: self(z).flatten(1),
             v=lambda c: self.adjoint(unflatten(c)),
-            ut=_flatten,
+            ut=flatten,
             u=unflatten,
         )
 
@@ -297,7 +287,7 @@ class Dense(LinearOperator):
         self._factors: tuple[Tensor, Tensor, Tensor] | None = None
 
     def _flat(self, z: Tensor, argument: str, size: int) -> Tensor:
-        _check(z, argument, flat=True)
+        check_state(z, argument, flat=True)
         if z[0].numel() != size:
             raise ValueError(f"{argument} must hold {size} values per sample, but its shape is {tuple(z.shape)}")
         return z.flatten(1)
@@ -311,10 +301,11 @@ class Dense(LinearOperator):
     def svd(self, z: Tensor) -> SVD:
         self._flat(z, "z", self.matrix.shape[1])
         if self._factors is None:
-            self._factors = torch.linalg.svd(self.matrix, full_matrices=False)
-        kept = _not_zero(self._factors[1], z.dtype)
+            with torch.inference_mode(False):  # what is kept must also serve autograd
+                self._factors = torch.linalg.svd(self.matrix.clone(), full_matrices=False)
+        kept = clearly_positive(self._factors[1], z.dtype)
         u, s, vt = self._factors[0][:, kept].to(z), self._factors[1][kept].to(z), self._factors[2][kept].to(z)
-        unflatten = _to_shape(z.shape[1:])
+        unflatten = to_shape(z.shape[1:])
         return SVD(
             s, lambda z: z.flatten(1) @ vt.T, lambda c: unflatten(c @ vt), lambda x: x.flatten(1) @ u, lambda c: c @ u.T
         )
@@ -325,76 +316,10 @@ class Dense(LinearOperator):
         return super().__matmul__(inner)
 
 
-def _check(z: Tensor, argument: str, multiple_of: int = 1, flat: bool = False) -> Tensor:
-    """Return `z` when it is floating point and (B, C, H, W), or (B, D) if `flat`. Values are not looked at."""
-    if not isinstance(z, Tensor):
-        raise TypeError(f"{argument} must be a torch tensor, but a {type(z).__name__} came")
-    if not z.is_floating_point():
-        raise TypeError(f"{argument} must be floating point, but its dtype is {z.dtype}")
-    if z.ndim != 4 and not (flat and z.ndim >= 2):
-        expected = "(B, C, H, W) or (B, D)" if flat else "(B, C, H, W)"
-        raise ValueError(f"{argument} must have shape {expected}, but its shape is {tuple(z.shape)}")
-    if 0 in z.shape:
-        raise ValueError(f"{argument} must not be empty, but its shape is {tuple(z.shape)}")
-    if not flat and (z.shape[-2] % multiple_of or z.shape[-1] % multiple_of):
-        raise ValueError(
-            f"{argument} must have a height and width that are multiples of {multiple_of},"
-            f" but it is {z.shape[-2]}x{z.shape[-1]}"
-        )
-    return z
-
-
-def _flatten(z: Tensor) -> Tensor:
-    return z.flatten(1)
-
-
-def _to_shape(shape: tuple[int, ...]) -> Map:
-    return lambda c: c.reshape(len(c), *shape)
-
-
-def _pick(kept: Tensor) -> Map:
-    return lambda z: z.flatten(1)[:, kept]
-
-
-def _put(kept: Tensor, shape: tuple[int, ...]) -> Map:
-    return lambda c: c.new_zeros(len(c), math.prod(shape)).index_copy(1, kept, c).reshape(len(c), *shape)
-
-
-def _not_zero(s: Tensor, dtype: torch.dtype) -> Tensor:
-    return s > 32 * torch.finfo(dtype).eps * s.max()
-
-
 @lru_cache(maxsize=16)
 def _bicubic_svd(size: int, scale: int) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.linalg.svd(resize_matrix(size, 1 / scale), full_matrices=False)
-
-
-def _fourier_multiply(z: Tensor, spectrum: Tensor) -> Tensor:
-    half = spectrum[:, : z.shape[-1] // 2 + 1].to(z.device, z.dtype.to_complex())
-    return torch.fft.irfft2(torch.fft.rfft2(z) * half, s=z.shape[-2:])
-
-
-def _hartley(z: Tensor) -> Tensor:
-    """The orthonormal, symmetric transform Re F - Im F of the FFT F: real, and its own inverse."""
-    spectrum = torch.fft.fft2(z, norm="ortho")
-    return spectrum.real - spectrum.imag
-
-
-def _fourier_svd(z: Tensor, spectrum: Tensor) -> SVD:
-    """A = phase * |spectrum|: V is the Hartley basis, U that basis after the phase, s = |spectrum| where not zero."""
-    shape = tuple(z.shape[1:])
-    gain = spectrum.abs()
-    not_zero = _not_zero(gain, z.dtype)
-    phase = torch.where(not_zero, spectrum, 0) / torch.where(not_zero, gain, 1)
-    kept = not_zero.expand(shape).flatten().nonzero()[:, 0].to(z.device)
-    pick, put = _pick(kept), _put(kept, shape)
-    return SVD(
-        gain.to(z).expand(shape).flatten()[kept],
-        vt=lambda z: pick(_hartley(z)),
-        v=lambda c: _hartley(put(c)),
-        ut=lambda x: pick(_hartley(_fourier_multiply(x, phase.conj()))),
-        u=lambda c: _fourier_multiply(_hartley(put(c)), phase),
-    )
+    with torch.inference_mode(False):  # what is kept must also serve autograd
+        return torch.linalg.svd(resize_matrix(size, 1 / scale), full_matrices=False)
 
 
 def _haar_split(z: Tensor, dim: int) -> Tensor:
