@@ -9,7 +9,18 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tutorial_lib"
 FLOORS = (
-    ("checks", "files", "noise", "image_files", "images", "schedules", "linear_operator", "operators"),
+    (
+        "checks",
+        "compact",
+        "files",
+        "noise",
+        "image_files",
+        "images",
+        "schedules",
+        "linear_operator",
+        "blurs",
+        "operators",
+    ),
     ("steps", "denoisers", "oracles", "degradations", "metrics", "color", "tiles", "data"),
     (
         "samplers",
@@ -23,9 +34,11 @@ FLOORS = (
         "sparse",
         "sr3",
         "calibration",
+        "zero_shot",
+        "yoda",
     ),
     ("training", "recipes", "pretrained", "distillation"),
-    ("super_resolution", "conditioning"),
+    ("super_resolution", "photo_priors", "conditioning"),
     ("figures", "plots", "widgets", "exercises", "cli", "doctor", "__main__"),
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
