@@ -17,6 +17,8 @@ LIMITS = {
     "photo-residual-x4": 4_000_000,
     "faces-unconditional-32": 2_500_000,
     "faces-distilled-32": 2_500_000,
+    "faces-unconditional-64": 1_800_000,
+    "photo-unconditional": 2_500_000,
     "digits-likelihood": 1_000_000,
     "photo-sparse-x4": 300_000,
     "photo-gan-x4": 2_000_000,
@@ -57,6 +59,15 @@ def test_weights_are_what_their_card_says(name):
 
 def test_every_card_has_its_network():
     assert set(MODEL_CARDS) == set(NETWORKS)
+
+
+def test_a_network_first_loaded_under_inference_mode_can_be_differentiated():
+    load_pretrained.cache_clear()
+    with torch.inference_mode():
+        network = load_pretrained("digits-likelihood")
+    z = torch.zeros(1, 1, 8, 8, requires_grad=True)
+    (slope,) = torch.autograd.grad(network(z, torch.zeros(1)).sum(), z)
+    assert slope.isfinite().all() and slope.any()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .checks import check_one_of
+from .compact import expand
 from .files import sha256
 from .images import resize
 from .networks.autoencoder import KLAutoencoder, VQAutoencoder
@@ -33,6 +34,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "photo-residual-x4": lambda: residual_network(),
     "faces-unconditional-32": lambda: face_network(),
     "faces-distilled-32": lambda: face_network(),
+    "faces-unconditional-64": lambda: large_face_network(),
+    "photo-unconditional": lambda: photo_prior(),
     "digits-likelihood": lambda: digit_network(),
     "photo-sparse-x4": lambda: sparse_dictionary(),
     "photo-gan-x4": RegressionNetwork,
@@ -97,6 +100,16 @@ def residual_network() -> UNet:
 def face_network() -> UNet:
     """The denoising U-Net of the 32 x 32 faces: it works on a 16 x 16 grid of 12 channels and sees the whole face."""
     return UNet(in_channels=3, out_channels=3, channels=(96, 160), blocks=2, fold=2)
+
+
+def large_face_network() -> UNet:
+    """The denoising U-Net of the 64 x 64 faces: it works on a 16 x 16 grid of 48 channels and sees the whole face."""
+    return UNet(in_channels=3, out_channels=3, channels=(80, 128), blocks=2, fold=4)
+
+
+def photo_prior() -> UNet:
+    """The denoising U-Net of photos without an LR image, any size in multiples of 8: it works on a grid four times coarser."""
+    return UNet(in_channels=3, out_channels=3, channels=(96, 160), blocks=2, fold=4)
 
 
 def digit_network() -> UNet:
@@ -205,6 +218,7 @@ def load_pretrained(name: str) -> nn.Module:
         raise RuntimeError(
             f"{path.name} has SHA-256 {found[:12]}..., but its card says {expected[:12]}...; install it again"
         )
-    network = NETWORKS[name]()
-    network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    with torch.inference_mode(False):  # what is cached must also serve a caller who differentiates it
+        network = NETWORKS[name]()
+        network.load_state_dict(expand(load_file(path)))
+        return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .checks import check_one_of
+from .compact import compact
 from .files import sha256, write_atomically
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def load_state(
 
 
 def export(recipe: Recipe, state: str | Path, folder: str | Path) -> Path:
-    """Turn a training state into shipped weights: `folder/NAME.safetensors` in half precision, and its card NAME.json.
+    """Turn a training state into shipped weights: `folder/NAME.safetensors` in recipe.bits, and its card NAME.json.
 
     The card says data, recipe, steps, seconds, machine and SHA-256; `benchmarks/quality.py` adds the measured quality.
     """
@@ -230,7 +231,7 @@ def solve(recipe: DirectRecipe, folder: str | Path) -> Path:
 def _ship(
     recipe: Recipe | DirectRecipe, network: nn.Module, effort: dict[str, object], precision: str, folder: Path
 ) -> Path:
-    weights = {name: p.half().contiguous() for name, p in network.state_dict().items()}
+    weights = compact(network.state_dict(), recipe.bits)
     path = folder / f"{recipe.name}.safetensors"
     write_atomically(path, lambda temporary: save_file(weights, temporary))
     card = {
@@ -240,7 +241,8 @@ def _ship(
         "command": f"python -m tutorial_lib train {recipe.name}",
         **effort,
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, {precision}",
-        "parameters": sum(p.numel() for p in weights.values()),
+        "parameters": sum(p.numel() for p in network.state_dict().values()),
+        **({"stored": "one byte a weight, a scale for each output channel"} if recipe.bits == 8 else {}),
         "licence": "CC BY 4.0",
         "sha256": sha256(path),
     }

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from . import conditioning, corruption, domains, generative, sr3
 from .base import DirectRecipe, Recipe
 from .digits import digits_likelihood
-from .faces import faces_distilled_32, faces_unconditional_32
-from .photos import photo_regression_x4, photo_residual_x4
+from .faces import faces_distilled_32, faces_unconditional_32, faces_unconditional_64
+from .photos import photo_regression_x4, photo_residual_x4, photo_unconditional
 from .sparse import photo_sparse_x4
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -19,6 +19,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "photo-residual-x4": photo_residual_x4,
     "faces-unconditional-32": faces_unconditional_32,
     "faces-distilled-32": faces_distilled_32,
+    "faces-unconditional-64": faces_unconditional_64,
+    "photo-unconditional": photo_unconditional,
     "digits-likelihood": digits_likelihood,
     **generative.RECIPES,
     **sr3.RECIPES,

@@ -19,7 +19,7 @@ class Recipe:
     """What `training.fit` needs.
 
     network() makes a fresh network; batch(step) a dictionary of tensors (B, ...) that depends on `seed` and the step alone;
-    loss(network, batch) one value per sample, (B,); shipped(network) the part whose weights are shipped.
+    loss(network, batch) one value per sample, (B,); shipped(network) the part whose weights are shipped, in `bits` (8 or 16).
     """
 
     name: str
@@ -37,6 +37,7 @@ class Recipe:
     precision: str = "bf16"
     seed: int = 0
     shipped: Callable[[nn.Module], nn.Module] = lambda network: network
+    bits: int = 16
     data: str = ""
     description: str = ""
 
@@ -50,6 +51,7 @@ class DirectRecipe:
 
     name: str
     solve: Callable[[], nn.Module]
+    bits: int = 16
     data: str = ""
     description: str = ""
 

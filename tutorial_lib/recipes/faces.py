@@ -12,11 +12,12 @@ from ..denoisers import NetworkDenoiser
 from ..distillation import pseudo_huber, solved_paths, trainable
 from ..images import to_uint8
 from ..networks.unet import UNet
-from ..pretrained import face_network
+from ..pretrained import face_network, large_face_network
 from ..schedules import log_snr_times, vp_cosine
 from .base import Recipe, random_times, step_generator, velocity_loss
 
 FACES = 65_536  # how many faces the face models are trained on
+LARGE_FACES = 32_768  # of 64 x 64 pixels
 
 
 @lru_cache(maxsize=1)
@@ -27,10 +28,10 @@ def training_faces(size: int, count: int) -> Tensor:
     return torch.cat([to_uint8(images) for images in faces(count, size, seed=0).images.split(4096)])
 
 
-def face_batch(step: int, size: int, batch_size: int, seed: int) -> dict[str, Tensor]:
-    """A batch of training faces as states in [-1, 1], half of them mirrored, with times and noise."""
+def face_batch(step: int, size: int, batch_size: int, seed: int, count: int | None = None) -> dict[str, Tensor]:
+    """A batch of training faces (FACES unless `count`) as states in [-1, 1], half of them mirrored, with times and noise."""
     generator = step_generator(seed, step)
-    images = training_faces(size, FACES)
+    images = training_faces(size, FACES if count is None else count)
     chosen = images[torch.randint(len(images), (batch_size,), generator=generator)]
     mirrored = torch.rand(batch_size, generator=generator) < 0.5
     chosen = torch.where(mirrored.view(-1, 1, 1, 1), chosen.flip(3), chosen)
@@ -53,6 +54,25 @@ def faces_unconditional_32(steps: int = 18_000, batch_size: int = 64, seed: int 
         ema_halflife=700.0,
         seed=seed,
         data=f"{FACES:,} faces of tutorial_lib.data.faces (seed 0, 32 x 32, rounded to 8 bits), half of them mirrored",
+        description=f"v-prediction on the cosine path, {batch_size} faces a step",
+    )
+
+
+def faces_unconditional_64(steps: int = 18_000, batch_size: int = 32, seed: int = 0) -> Recipe:
+    """Diffusion of 64 x 64 faces, told nothing but the noise level: the prior of zero-shot super-resolution."""
+    return Recipe(
+        name="faces-unconditional-64",
+        network=large_face_network,
+        batch=lambda step: face_batch(step, 64, batch_size, seed, LARGE_FACES),
+        loss=velocity_loss,
+        steps=steps,
+        batch_size=batch_size,
+        peak_lr=1e-3,
+        warmup=400,
+        ema_halflife=700.0,
+        seed=seed,
+        bits=8,
+        data=f"{LARGE_FACES:,} faces of tutorial_lib.data.faces (seed 0, 64 x 64, rounded to 8 bits), half of them mirrored",
         description=f"v-prediction on the cosine path, {batch_size} faces a step",
     )
 

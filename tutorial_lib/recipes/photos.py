@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from ..images import crop_to_multiple, resize, to_uint8
 from ..networks.regression import RegressionNetwork, condition
-from ..pretrained import residual_network
+from ..pretrained import photo_prior, residual_network
 from .base import Recipe, random_times, step_generator, velocity_loss
 
 PHOTO_DATA = "BSDS500 train and test (400 photos), MATLAB bicubic x4 rounded to 8 bits; BSD100, Set5, Set14 never seen"
@@ -150,4 +150,31 @@ def photo_residual_x4(steps: int = 13_000, batch_size: int = 16, size: int = 32,
         seed=seed,
         data=PHOTO_DATA,
         description=f"v-prediction on the cosine path, {batch_size} patches of {size}x{size} LR pixels a step, mirrored",
+    )
+
+
+def photo_patches(step: int, size: int, batch_size: int, seed: int) -> dict[str, Tensor]:
+    """A batch of patches (size x size) of photos as states in [-1, 1], with times and noise."""
+    z_0 = 2 * random_patches(step, 4, size // 4, batch_size, seed)["hr"] - 1
+    generator = step_generator(seed + 1000, step)
+    t = random_times(batch_size, generator)
+    return {"z_0": z_0, "t": t, "noise": torch.randn(z_0.shape, generator=generator)}
+
+
+def photo_unconditional(steps: int = 18_000, batch_size: int = 32, size: int = 64, seed: int = 0) -> Recipe:
+    """Diffusion of patches of photos, told nothing but the noise level: the prior of zero-shot super-resolution."""
+    return Recipe(
+        name="photo-unconditional",
+        network=photo_prior,
+        batch=lambda step: photo_patches(step, size, batch_size, seed),
+        loss=velocity_loss,
+        steps=steps,
+        batch_size=batch_size,
+        peak_lr=1e-3,
+        warmup=400,
+        ema_halflife=700.0,
+        seed=seed,
+        bits=8,
+        data="BSDS500 train and test (400 photos); BSD100, Set5, Set14 never seen",
+        description=f"v-prediction on the cosine path, {batch_size} patches of {size}x{size} pixels a step, flipped and turned",
     )
