@@ -102,7 +102,8 @@ def test_tiles_agree_with_the_whole(method):
         lr = smooth(*size)
         whole = super_resolve(lr, method=method, steps=2, tile=None)
         cut = super_resolve(lr, method=method, steps=2, tile=tile)
-        torch.testing.assert_close(cut, whole, atol=2e-4, rtol=0)
+        rounding = 2e-4
+        torch.testing.assert_close(cut, whole, atol=rounding, rtol=0)
 
 
 def test_a_sample_downsamples_to_what_was_given():

@@ -74,7 +74,7 @@ def build_parser() -> Parser:
         "--method",
         default="residual-diffusion",
         help="residual-diffusion (default), wavelet, latent, indi, i2sb, resshift, cold, srdiff, sr3, sr3-cascade, "
-        "continuous, flow, gan, regression, sparse or bicubic",
+        "continuous, ilvr, ddrm, ddnm, dps, pigdm, diffpir, flow, gan, regression, sparse or bicubic",
     )
     command.add_argument(
         "--scale",

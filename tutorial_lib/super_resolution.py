@@ -31,6 +31,7 @@ from .networks.implicit import padded
 from .networks.regression import condition
 from .noise import Noise, standard_normal
 from .operators import Bicubic
+from .photo_priors import CALLS, PRIOR_METHODS, zero_shot_sample
 from .pretrained import (
     COLD_GROUPS,
     COLD_NOISE,
@@ -64,6 +65,12 @@ METHODS: dict[str, str] = {
     "resshift": "a bridge that starts in noise around the regression's answer, with the same network (scale 4)",
     "cold": "cold diffusion: bands of detail that faded, fine ones first, are restored (scale 4)",
     "continuous": "a diffusion model of what bicubic leaves out, one network for every scale from 2 to 4",
+    "ilvr": "zero-shot: a prior that knows photos but not this task; low frequencies exchanged at every step (scale 4)",
+    "ddrm": "zero-shot: the same prior, exchanged in the coordinates of the camera's SVD (scale 4)",
+    "ddnm": "zero-shot: the same prior makes what the camera cannot see (scale 4)",
+    "dps": "zero-shot: the same prior, pulled towards lr by a gradient (scale 4)",
+    "pigdm": "zero-shot: the same, knowing how uncertain the prior's estimate is (scale 4)",
+    "diffpir": "zero-shot: the prior's estimate and lr weighed against each other at every step (scale 4)",
 }
 FACE_METHODS: dict[str, str] = {
     "bicubic": METHODS["bicubic"],
@@ -84,6 +91,7 @@ STEPS = {  # default network calls
     "resshift": 9,
     "cold": 9,
     "continuous": 20,
+    **dict.fromkeys(PRIOR_METHODS, CALLS),
 }
 ETA = {  # share of DDPM's noise (beta-tilde) in each step
     "sr3": 1.0,
@@ -146,20 +154,16 @@ def super_resolve(
         elif method == "flow":
             sr = flow_sample("photo", x, noise, tile)
         elif method == "sr3":
-            sr = sr3_sample(
-                "photo-sr3-x4",
-                x,
-                upsampled(x, 4),
-                noise,
-                sr3_times(steps or STEPS[method]),
-                ETA[method],
-                tile,
-                progress,
-            )
+            times = sr3_times(steps or STEPS[method])
+            sr = sr3_sample("photo-sr3-x4", x, upsampled(x, 4), noise, times, ETA[method], tile, progress)
         elif method == "sr3-cascade":
             sr = cascade(x, noise, (steps, steps) if steps else STEPS[method], tile, progress)
         elif method in GAIN:
             sr = bridged(x, method, noise, steps or STEPS[method], tile, progress)
+        elif method in PRIOR_METHODS:
+            sr = zero_shot_sample(
+                x, method, pretrained("photo-unconditional", x), noise, steps or CALLS, tile, progress
+            )
         elif method == "continuous":
             sr = continuous(x, scale, noise, steps or STEPS[method], tile, progress)
         else:
