@@ -417,6 +417,29 @@ def test_the_elbos_p2_weight_is_the_same_one():
     same(weight / likelihood.simple_weight(schedule)(log_snr), p2_weight(log_snr, 0.5, 2.0))
 
 
+def naive_p2(log_snr, gamma, k, kind):
+    """The formula as the docstring has it."""
+    factor = 1 / (k + log_snr.exp()) ** gamma
+    return factor * {"eps": 1, "v": log_snr.sigmoid(), "z_0": log_snr.exp()}[kind]
+
+
+@pytest.mark.parametrize("kind", ["eps", "v", "z_0"])
+@pytest.mark.parametrize("gamma, k", [(1.0, 1.0), (0.5, 2.0), (1.5, 0.3), (0.0, 1.0)])
+def test_p2_survives_log_snrs_whose_exponential_does_not(gamma, k, kind):
+    """exp(88.8) is infinite in float32, and the weight of z_0 was infinity times 0. float64 has room up to 709."""
+    log_snr = torch.tensor([-300.0, -89, -20, 0, 20, 87, 89, 100, 170])
+    found = p2_weight(log_snr, gamma, k, kind)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, naive_p2(log_snr.double(), gamma, k, kind).float(), rtol=5e-5, atol=1e-37)
+    assert kind != "z_0" or gamma != 1 or naive_p2(log_snr, gamma, k, kind).isnan().any()
+    ends = p2_weight(torch.tensor([-math.inf, math.inf]), gamma, k, kind)
+    clean = {"eps": float(gamma == 0), "v": float(gamma == 0)}.get(
+        kind, 1.0 if gamma == 1 else math.inf if gamma < 1 else 0.0
+    )
+    noisy = k**-gamma if kind == "eps" else 0.0
+    torch.testing.assert_close(ends, torch.tensor([noisy, clean]))
+
+
 # ---------------------------------------------------------------------------------------------------------- measuring it
 
 

@@ -143,6 +143,21 @@ def test_heatmap_shows_smallest_and_largest_in_the_ends_of_the_colour_map():
         assert (np.abs(figure.pixels - colour).max(-1) <= 1).sum() > 1000
 
 
+def test_heatmap_names_rows_and_columns(monkeypatch):
+    """The names stand once beside the rows and below each panel, and a missing entry is a dash."""
+    axes = []
+    made = plots._axes
+    monkeypatch.setattr(plots, "_axes", lambda *a, **k: axes.append(made(*a, **k)) or axes[-1])
+    panels = {"a": [[1.0, float("nan")]], "b": [[2.0, 3.0]]}
+    words = {"title": "t", "alt": "a table of two panels with one missing number"}
+    plots.heatmap(panels, limits=(1, 3), numbers=".1f", rows=["row"], columns=["left", "right"], **words)
+    first, second = axes[0][1]
+    assert [t.get_text() for t in first.texts] == ["1.0", "-"]
+    assert [t.get_text() for t in first.get_yticklabels()] == ["row"]
+    assert [t.get_text() for t in second.get_yticklabels()] == [""]
+    assert [t.get_text() for t in second.get_xticklabels()] == ["left", "right"]
+
+
 def test_lines_differ_without_colour():
     marks = [plots._marks(i, 40) for i in range(7)]
     assert len({str(m["linestyle"]) for m in marks}) == 7

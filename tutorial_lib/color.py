@@ -6,6 +6,8 @@ to the size of sr already. Every image is fixed by itself. Nothing is clipped. `
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -115,7 +117,10 @@ def p2_weight(log_snr: Tensor, gamma: float = 1.0, k: float = 1.0, kind: str = "
     check_positive(k, "k")
     if not gamma >= 0:
         raise ValueError(f"gamma must not be negative, but {gamma!r} came")
-    factor = 1 / (k + log_snr.exp()) ** gamma
-    if kind == "eps":
-        return factor
-    return factor * (log_snr.exp() if kind == "z_0" else log_snr.sigmoid())
+    level = log_snr.clamp(-1e4, 1e4)  # infinite where there is no noise, or nothing else
+    factor = -gamma * torch.logaddexp(
+        level, level.new_tensor(math.log(k))
+    )  # in logs: exp overflows beyond 88 in float32
+    if kind == "z_0":
+        return (level + factor).exp()
+    return factor.exp() * (1 if kind == "eps" else level.sigmoid())

@@ -250,10 +250,15 @@ def heatmap(
     limits: tuple[float, float] | None = None,
     cmap: str = "viridis",
     numbers: str | None = None,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
     width: int | None = None,
     height: int = 340,
 ) -> Figure:
-    """Matrices side by side with one common colour bar. `numbers` is a format such as ".2f" that writes each entry."""
+    """Matrices side by side with one common colour bar.
+
+    `numbers` is a format such as ".2f" that writes each entry (a dash where it is NaN); `rows` and `columns` name them.
+    """
     matrices = {label: array(matrix) for label, matrix in panels.items()}
     low, high = limits or (min(m.min() for m in matrices.values()), max(m.max() for m in matrices.values()))
     canvas, axes = _axes(title, width or max(420, 300 * len(matrices)), height, len(matrices))
@@ -264,9 +269,21 @@ def heatmap(
         if numbers:
             for (i, j), value in np.ndenumerate(matrix):
                 dark = sum(drawn.cmap(drawn.norm(value))[:3]) < 1.5
+                ink = "black" if np.isnan(value) or not dark else "white"
                 ax.text(
-                    j, i, format(value, numbers), ha="center", va="center", size=8, color="white" if dark else "black"
+                    j,
+                    i,
+                    "-" if np.isnan(value) else format(value, numbers),
+                    ha="center",
+                    va="center",
+                    size=8,
+                    color=ink,
                 )
+        if columns is not None:
+            ax.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
+        if rows is not None:
+            ax.set_yticks(range(len(rows)), rows if ax is axes[0] else [""] * len(rows))
+            ax.set_aspect("auto")
         _dress(ax, xlabel, ylabel)
     canvas.colorbar(drawn, ax=axes, shrink=0.8)
     return finish(canvas, title, alt, caption)
