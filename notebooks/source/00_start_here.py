@@ -22,7 +22,7 @@
 #
 # **Prerequisites:** Python, and PyTorch or NumPy arrays. No diffusion, no statistics beyond mean and variance.
 #
-# **Reading time:** 15 minutes. Running time: about 10 s on two CPU cores; no download, no GPU.
+# **Reading time:** 15 minutes. Running time: about 20 s on two CPU cores; no download, no GPU.
 #
 # **Survey:** this course follows Moser et al., *Diffusion Models, Image Super-Resolution And Everything: A Survey*
 # (arXiv 2401.00736). This page goes with its introduction.
@@ -367,7 +367,7 @@ widgets.frames(
 # %% [markdown]
 # ## How the course is laid out
 #
-# Fourteen chapters exist now; the others are planned.
+# Seventeen chapters exist now, 00 to 16; the others are planned.
 #
 # | chapter | you learn to | status |
 # |---|---|---|
@@ -384,7 +384,9 @@ widgets.frames(
 # | [10 Conditioning and guidance](10_conditioning_and_guidance.ipynb) | tell one model the same face in six ways, and turn guidance up knowing what it samples | ready |
 # | [11 State domains](11_state_domains.ipynb) | diffuse something other than pixels, and say what it buys | ready |
 # | [12 Corruption spaces](12_corruption_spaces.ipynb) | undo something other than noise, walk from the LR image instead of noise, and say what that buys | ready |
-# | 13–15 | zero-shot methods: projection, decomposition, posterior | planned |
+# | [13 No retraining: projection](13_zero_shot_projection.ipynb) | turn a model that makes any face into one that makes the face, by exchanging what the camera sees | ready |
+# | [14 No retraining: decomposition](14_zero_shot_decomposition.ipynb) | split an image into what the camera sees and what it does not, and restore noise and all | ready |
+# | [15 No retraining: estimating the posterior](15_zero_shot_posterior.ipynb) | guide a model by its measurement, and measure every such method against the exact posterior | ready |
 # | [16 Colour shift](16_color_shift.ipynb) | tint pictures on purpose, find out where it happens, and price every cure | ready |
 # | 17–20 | architectures, applications, comparability, frontiers | planned |
 #
