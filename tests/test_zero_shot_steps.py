@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from inspect import signature
 
 import numpy as np
 import pytest
 import torch
 
-from tutorial_lib import guidance
+from tutorial_lib import guidance, zero_shot
 from tutorial_lib.denoisers import NetworkDenoiser, count_calls, pullback
 from tutorial_lib.noise import standard_normal
 from tutorial_lib.operators import AveragePool, Bicubic, Blur, Decimate, Dense, Grayscale, Identity, Mask
@@ -794,6 +795,12 @@ def test_pullback_is_the_transposed_jacobian():
     assert not z_0.requires_grad and not back(w).requires_grad
 
 
+def test_every_method_begins_with_the_same_arguments():
+    for name in ("ccdf", "ddnm", "ddrm", "diffpir", "dps", "gdp", "ilvr", "mcg", "pigdm", "repaint", "snips"):
+        first = list(signature(getattr(zero_shot, name)).parameters)[:7]
+        assert first == ["denoiser", "schedule", "operator", "measurement", "noise_std", "times", "z"], name
+
+
 def weights_only(z, t, cond=None):
     """A denoiser whose gradient reaches its weights but not the state."""
     return torch.ones(1, requires_grad=True) * z.detach()
@@ -810,7 +817,7 @@ def good(**changes):
         "denoiser": wrong,
         "schedule": VP,
         "operator": AveragePool(2),
-        "x": torch.zeros(1, 1, 2, 2),
+        "measurement": torch.zeros(1, 1, 2, 2),
         "times": TIMES,
     }
     return problem | changes
@@ -820,10 +827,10 @@ def good(**changes):
     "call, message",
     [
         (lambda: ddnm(**good(operator=torch.eye(2))), "operator must be a LinearOperator, but a Tensor came"),
-        (lambda: ilvr(**good(x=torch.zeros(1, 1, 2, 2).int())), "x must be a finite floating-point tensor"),
-        (lambda: ccdf(**good(x=torch.full((1, 1, 2, 2), math.nan))), "x must be a finite floating-point tensor"),
-        (lambda: dps(**good(z=torch.zeros(2, 1, 6, 4))), r"x must have the shape \(1 or 2, 1, 3, 2\) that the operator"),
-        (lambda: dps(**good(x=torch.zeros(3, 1, 2, 2), z=torch.zeros(2, 1, 4, 4))), r"x must have the shape \(1 or 2,"),
+        (lambda: ilvr(**good(measurement=torch.zeros(1, 1, 2, 2).int())), "measurement must be a finite"),
+        (lambda: ccdf(**good(measurement=torch.full((1, 1, 2, 2), math.nan))), "measurement must be a finite"),
+        (lambda: dps(**good(z=torch.zeros(2, 1, 6, 4))), r"measurement must have the shape \(1 or 2, 1, 3, 2\) that the operator"),
+        (lambda: dps(**good(measurement=torch.zeros(3, 1, 2, 2), z=torch.zeros(2, 1, 4, 4))), r"measurement must .* \(1 or 2,"),
         (lambda: ddrm(**good(noise_std=-1)), "noise_std must be a number that is not negative, in state units, but -1"),
         (lambda: ddrm(**good(noise_std=torch.zeros(2, 1))), "noise_std must be a number .* but a tensor of shape"),
         (lambda: ddrm(**good(eta_total=2)), "eta_total must lie between 0 and 1, but 2 came"),
@@ -848,17 +855,17 @@ def good(**changes):
         (lambda: diffpir(**good(zeta=2)), "zeta must lie between 0 and 1, but 2 came"),
         (lambda: diffpir(**good(least_noise=-1)), "least_noise must not be negative, but -1 came"),
         (lambda: ilvr(**good(enlarge=lambda x: x, noise_std=0.1)), "enlarge is for measurements without noise"),
-        (lambda: ccdf(**good(init=torch.zeros(1, 2, 4, 4))), r"operator\(init\) and x must have the same shape"),
+        (lambda: ccdf(**good(init=torch.zeros(1, 2, 4, 4))), r"operator\(init\) and measurement must have the same shape"),
         (lambda: ccdf(**good(init=torch.full((1, 1, 4, 4), math.nan))), "init must be a finite floating-point tensor"),
         (lambda: ccdf(**good(init=torch.zeros(1, 1, 4, 4), z=torch.zeros(1, 1, 4, 4))), "init and z both say where to start"),
         (lambda: ilvr(**good(until=2)), "until must lie between 0 and 1, but 2 came"),
         (lambda: ddnm(**good(travel_repeat=0)), "travel_repeat must be a whole number of at least 1, but 0 came"),
-        (lambda: dps(**good(x=torch.zeros(3, 1, 2, 2), z=torch.zeros(1, 1, 4, 4))), r"x must have the shape \(1, 1, 2, 2\) that"),
+        (lambda: dps(**good(measurement=torch.zeros(3, 1, 2, 2), z=torch.zeros(1, 1, 4, 4))), r"measurement .* \(1, 1, 2, 2\)"),
         (lambda: last(dps(**good(denoiser=weights_only))), "denoiser must be differentiable in z, but its answer does not"),
         (lambda: last(gdp(**good(quality=lambda z_0: z_0.detach().sum((1, 2, 3))))), "quality must return .* carries no gradient"),
         (lambda: blind(lambda z_0, p: z_0), "degrade must be differentiable in z_0 and in its parameters, but its answer carries"),
         (lambda: blind(lambda z_0, p: p[:, :, None, None] + 0 * z_0.detach()), "degrade must be differentiable in z_0"),
-        (lambda: blind(lambda z_0, p: z_0, math.nan), "x must be a finite floating-point tensor"),
+        (lambda: blind(lambda z_0, p: z_0, math.nan), "measurement must be a finite"),
         (
             lambda: ddrm(**good(operator=Bicubic(2) @ Blur(kernel()))),
             "ddrm needs the SVD of the operator, and Composition has none in closed form; take pigdm, diffpir",
@@ -872,7 +879,7 @@ def good(**changes):
         ),
         (
             lambda: gdp_blind(wrong, VP, lambda z, p: z, torch.zeros(1, 1), torch.zeros(1, 1, 3, 2), torch.zeros(2, 1, 2, 2)),
-            r"x and degrade\(z, parameters\) must have the same shape",
+            r"measurement and degrade\(z, parameters\) must have the same shape",
         ),
         (lambda: guidance.pigdm(wrong, AveragePool(2), torch.zeros(1, 1, 2, 2), VP)(draw(2, 1, 4, 4), torch.ones(2)),
          "a measurement guides one time at a time"),

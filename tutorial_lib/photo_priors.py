@@ -25,7 +25,7 @@ def late_pigdm(
     denoiser: Denoiser,
     schedule: Schedule,
     operator: LinearOperator,
-    x: Tensor,
+    measurement: Tensor,
     noise_std: float,
     times: Tensor,
     *,
@@ -38,9 +38,9 @@ def late_pigdm(
     Its gradient is the network's Jacobian times sigma^2 / alpha. In nearly pure noise that is an error times a hundred.
     """
     noise = standard_normal() if noise is None else noise
-    start = forward_step(operator.pinv(x), schedule, 0.0, first, noise)
+    start = forward_step(operator.pinv(measurement), schedule, 0.0, first, noise)
     times = uniform_times(len(times) - 1, first)
-    return pigdm(denoiser, schedule, operator, x, noise_std, times, start, noise=noise, **options)
+    return pigdm(denoiser, schedule, operator, measurement, noise_std, times, start, noise=noise, **options)
 
 
 # step sizes for 50 calls, chosen on training photos by benchmarks/zero_shot.py --choose

@@ -69,7 +69,7 @@ def ddrm(
     denoiser: Denoiser,
     schedule: Schedule,
     operator: LinearOperator,
-    x: Tensor,
+    measurement: Tensor,
     noise_std: float = 0.0,
     times: Tensor | None = None,
     z: Tensor | None = None,
@@ -89,12 +89,12 @@ def ddrm(
     f is the fraction of the **whole** sigma_s that is fresh, not DDIM's eta. The start follows the same rule at times[0],
     unless z is handed in. Equality falls into the last case, so that without noise and with eta_b = 1 the sample explains x
     exactly; the paper's code uses strict inequalities and returns the denoiser's answer at the end. It is not a sampler of
-    the posterior: with noise in x it gets worse with more steps. Needs the operator's SVD. x, noise_std in state units. n
+    the posterior: with noise in x it gets worse with more steps. Needs the operator's SVD. All in state units. n
     calls (default 20).
     """
     check_share(eta_total, "eta_total")
     check_share(eta_b, "eta_b")
-    problem = pose(schedule, operator, x, noise_std, times, z, noise, 20)
+    problem = pose(schedule, operator, measurement, noise_std, times, z, noise, 20)
     svd, share = spectrum(operator, problem.z, "ddrm"), torch.as_tensor(eta_total, dtype=torch.float64)
     if z is None:
         problem = problem._replace(z=_measured_start(svd, problem, schedule))
@@ -118,7 +118,7 @@ def ddnm(
     denoiser: Denoiser,
     schedule: Schedule,
     operator: LinearOperator,
-    x: Tensor,
+    measurement: Tensor,
     noise_std: float = 0.0,
     times: Tensor | None = None,
     z: Tensor | None = None,
@@ -141,7 +141,7 @@ def ddnm(
     noise_std > 0 is DDNM+: coordinate by coordinate what `ddrm` does with eta_b = 1, and the same fraction v / sigma_s; it
     needs the operator's SVD. The code's shortcut without an SVD confuses alpha with alpha^2 and injects far too little noise.
     travel_repeat > 1 walks every stretch of `travel_length` steps that often (`resampling_path`), going back by adding noise
-    as in the paper's algorithm 4; its code noises the uncorrected z_0 instead. x, noise_std in state units. Calls: n (default
+    as in the paper's algorithm 4; its code noises the uncorrected z_0 instead. All in state units. Calls: n (default
     100), more with time travel.
     """
     check_share(eta, "eta")
@@ -149,7 +149,7 @@ def ddnm(
         check_share(eta_total, "eta_total")
     check_whole(travel_length, "travel_length")
     check_whole(travel_repeat, "travel_repeat")
-    problem = pose(schedule, operator, x, noise_std, times, z, noise, 100)
+    problem = pose(schedule, operator, measurement, noise_std, times, z, noise, 100)
     svd = spectrum(operator, problem.z, "ddnm with noise_std > 0") if problem.noise_std else None
 
     def step(z: Tensor, z_0: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def snips(
     denoiser: Denoiser,
     schedule: Schedule,
     operator: LinearOperator,
-    x: Tensor,
+    measurement: Tensor,
     noise_std: float = 0.0,
     times: Tensor | None = None,
     z: Tensor | None = None,
@@ -192,14 +192,14 @@ def snips(
     Each level settles too wide by 1 / (1 - a/4) in variance. Its code ignores x when A has full rank (a slice [-0:]).
 
     The last time, 0, is reached by the denoiser (one more call) and, without noise, by x where A sees. States as in
-    `annealed_langevin`. Needs the SVD. x, noise_std in state units. Calls: `steps` a level, + 1 (default 100 levels).
+    `annealed_langevin`. Needs the SVD. All in state units. Calls: `steps` a level, + 1 (default 100 levels).
     """
     check_whole(steps, "steps")
     if not check_positive(step_size, "step_size") < 2:
         raise ValueError(f"step_size must be below 2, beyond which a step overshoots, but {step_size!r} came")
     if times is None:
         times = log_snr_times(schedule, 100, 1.0 if schedule.alpha(1.0) > 0 else PURE_NOISE)
-    problem = pose(schedule, operator, x, noise_std, times, z, noise, 100)
+    problem = pose(schedule, operator, measurement, noise_std, times, z, noise, 100)
     check_signal(schedule, problem.times, "snips")
     svd = spectrum(operator, problem.z, "snips")
     return _coordinates(denoiser, schedule, svd, problem, steps, step_size, progress)

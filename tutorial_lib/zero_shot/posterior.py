@@ -75,7 +75,7 @@ def dps(
     denoiser: Denoiser,
     schedule: Schedule,
     operator: LinearOperator,
-    x: Tensor,
+    measurement: Tensor,
     noise_std: float = 0.0,
     times: Tensor | None = None,
     z: Tensor | None = None,
@@ -94,11 +94,11 @@ def dps(
     whole batch, so that samples disturb each other. What x holds where A never reaches, such as noise on masked pixels, counts
     in the norm. fading=True adds the descent to the score, as deepinv does, in place of the state: z_0 moves by sigma_t^2 /
     alpha_t times it before the DDPM step, so that steps fade with the noise; scales are others then. noise_std is not used:
-    the formula's 1 / (2 noise_std^2) went into `scale`. Any operator. x in state units. n calls, each with a backward pass
+    the formula's 1 / (2 noise_std^2) went into `scale`. Any operator. All in state units. n calls, each with a backward pass
     (default 1000).
     """
     _not_negative(scale, "scale")
-    problem = pose(schedule, operator, x, noise_std, times, z, noise, 1000)
+    problem = pose(schedule, operator, measurement, noise_std, times, z, noise, 1000)
     if fading:
         check_signal(schedule, problem.times, "dps with fading=True")
 
@@ -124,7 +124,7 @@ def mcg(
     denoiser: Denoiser,
     schedule: Schedule,
     operator: LinearOperator,
-    x: Tensor,
+    measurement: Tensor,
     noise_std: float = 0.0,
     times: Tensor | None = None,
     z: Tensor | None = None,
@@ -138,11 +138,11 @@ def mcg(
     The gradient moves what A does not see, which projections leave alone; the projection makes A z = x hold in the end. The
     paper's alpha grad ||W r||^2 with W = I and alpha = c / ||r|| is scale = 2 c. Its successor's code projects with the
     roles of data and measurement swapped, so that its "MCG" is no baseline for inpainting or blur. With noise in x the
-    projection drags the state off its noise level; here it counts that noise as in `ilvr` (SVD needed). x, noise_std in
+    projection drags the state off its noise level; here it counts that noise as in `ilvr` (SVD needed). All in
     state units. n calls, each with a backward pass (default 1000).
     """
     _not_negative(scale, "scale")
-    problem = pose(schedule, operator, x, noise_std, times, z, noise, 1000)
+    problem = pose(schedule, operator, measurement, noise_std, times, z, noise, 1000)
     keep = known_part(schedule, operator, problem, "mcg")
 
     def step(z: Tensor, z_0: Tensor, back: Pull, t: Tensor, s: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ def gdp(
     denoiser: Denoiser,
     schedule: Schedule,
     operator: LinearOperator,
-    x: Tensor,
+    measurement: Tensor,
     noise_std: float = 0.0,
     times: Tensor | None = None,
     z: Tensor | None = None,
@@ -200,11 +200,11 @@ def gdp(
     (B,), a loss of the image alone such as a total variation; Sigma is the variance of the step. The gradient stops at z_0
     and never runs through the denoiser. scale 2000 is the superresolution script's; being per mean, it depends on the size
     of x: on small states take less, since a factor scale Sigma / (2 M) s_max^2 above 2 overshoots. The last step has
-    Sigma = 0, so the sample is the denoiser's answer. noise_std is not used. Any operator. x in state units. n calls
+    Sigma = 0, so the sample is the denoiser's answer. noise_std is not used. Any operator. All in state units. n calls
     (default 1000).
     """
     _not_negative(scale, "scale")
-    problem = pose(schedule, operator, x, noise_std, times, z, noise, 1000)
+    problem = pose(schedule, operator, measurement, noise_std, times, z, noise, 1000)
     entries = problem.x[0].numel()
 
     def step(z: Tensor, z_0: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ def gdp_blind(
     schedule: Schedule,
     degrade: Degrade,
     parameters: Tensor,
-    x: Tensor,
+    measurement: Tensor,
     z: Tensor,
     times: Tensor | None = None,
     *,
@@ -235,12 +235,12 @@ def gdp_blind(
     At every step the image goes down the loss of `gdp` under the present parameters, and the parameters (1 or B, ...), which
     start as given, take one step parameters - rate grad L of their own, per sample. `degrade` is differentiable in both and
     need not be linear: brightness and haze in the paper. What it cannot tell apart stays open: x = f z_0 with an unknown f
-    explains a dark room as well as a dark photograph, and only the prior decides. Yields `BlindState`. x in state units. n
+    explains a dark room as well as a dark photograph, and only the prior decides. Yields `BlindState`. All in state units. n
     calls (default 1000).
     """
     _not_negative(scale, "scale")
     check_positive(rate, "rate")
-    check_x(x)
+    check_x(measurement)
     noise = noise or standard_normal(DEFAULT_SEED)
     times = check_run(z, default_times(schedule, 1000) if times is None else times)
     if not isinstance(parameters, Tensor) or not parameters.is_floating_point() or len(parameters) not in (1, len(z)):
@@ -248,9 +248,9 @@ def gdp_blind(
         raise ValueError(f"parameters must be a floating-point tensor (1 or {len(z)}, ...), but {came} came")
     parameters = parameters.expand(len(z), *parameters.shape[1:]).to(z)
     made = degrade(z, parameters)
-    if x.shape[1:] != made.shape[1:] or len(x) not in (1, len(z)):
-        check_same_shape(x, made, ("x", "degrade(z, parameters)"))
-    problem = Problem(x.to(z), 0.0, z, times, noise)
+    if measurement.shape[1:] != made.shape[1:] or len(measurement) not in (1, len(z)):
+        check_same_shape(measurement, made, ("measurement", "degrade(z, parameters)"))
+    problem = Problem(measurement.to(z), 0.0, z, times, noise)
     return _blind(denoiser, schedule, degrade, parameters, problem, scale, rate, quality, progress)
 
 
@@ -289,7 +289,7 @@ def pigdm(
     denoiser: Denoiser,
     schedule: Schedule,
     operator: LinearOperator,
-    x: Tensor,
+    measurement: Tensor,
     noise_std: float = 0.0,
     times: Tensor | None = None,
     z: Tensor | None = None,
@@ -302,10 +302,10 @@ def pigdm(
     """PiGDM (Song et al., ICLR 2023): `samplers.ddim` with this eta on the denoiser `guidance.pigdm`.
 
     Exact, as steps shrink, for a prior N(m, prior_std^2 I) and any operator; biased for every other. Any operator, with or
-    without noise in x. The sample explains x only as well as the last guided estimate does. x, noise_std in state units. n
+    without noise in x. The sample explains x only as well as the last guided estimate does. All in state units. n
     calls, each with a backward pass (default 100).
     """
-    problem = pose(schedule, operator, x, noise_std, times, z, noise, 100)
+    problem = pose(schedule, operator, measurement, noise_std, times, z, noise, 100)
     guided = guidance.pigdm(denoiser, operator, problem.x, schedule, problem.noise_std, prior_std)
     return ddim(guided, schedule, problem.z, problem.times, eta, problem.noise, progress)
 
@@ -314,7 +314,7 @@ def diffpir(
     denoiser: Denoiser,
     schedule: Schedule,
     operator: LinearOperator,
-    x: Tensor,
+    measurement: Tensor,
     noise_std: float = 0.0,
     times: Tensor | None = None,
     z: Tensor | None = None,
@@ -332,11 +332,11 @@ def diffpir(
     with eps **from the corrected z_0**, unlike DDNM's. zeta is the fresh fraction of the whole variance: 0.1 in the published
     superresolution setting, up to 1 for inpainting. rho = strength (noise_std alpha_t / sigma_t)^2; strength is the paper's
     lambda, and least_noise keeps rho above 0. strength -> infinity and zeta = 0 give DDIM. The paper starts from the noised
-    bicubic image: z = forward_step(enlarged, schedule, 0.0, times[0], noise) is that start. Any operator. x, noise_std in
+    bicubic image: z = forward_step(enlarged, schedule, 0.0, times[0], noise) is that start. Any operator. All in
     state units. n calls, no gradients (default 100).
     """
     check_share(zeta, "zeta")
-    problem = pose(schedule, operator, x, noise_std, times, z, noise, 100)
+    problem = pose(schedule, operator, measurement, noise_std, times, z, noise, 100)
     guided = guidance.proximal(denoiser, operator, problem.x, schedule, problem.noise_std, strength, least_noise)
 
     def step(z: Tensor, z_0: Tensor, t: Tensor, s: Tensor) -> Tensor:

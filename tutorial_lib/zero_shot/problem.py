@@ -51,7 +51,7 @@ def check_share(value: float, argument: str) -> float:
 def check_x(x: Tensor) -> None:
     """Raise ValueError unless x is a finite floating-point tensor."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or not x.isfinite().all():
-        raise ValueError("x must be a finite floating-point tensor, the measurement in state units")
+        raise ValueError("measurement must be a finite floating-point tensor, in state units")
 
 
 def check_measurement(operator: LinearOperator, x: Tensor) -> None:
@@ -93,7 +93,7 @@ def pose(
     if x.shape[1:] != made or len(x) not in (1, len(z)):
         expected = f"({'1' if len(z) == 1 else f'1 or {len(z)}'}, {', '.join(map(str, made))})"
         raise ValueError(
-            f"x must have the shape {expected} that the operator makes of z, but its shape is {tuple(x.shape)}"
+            f"measurement must have the shape {expected} that the operator makes of z, but its shape is {tuple(x.shape)}"
         )
     return Problem(x.to(z), noise_std, z, times, noise)
 
@@ -219,5 +219,5 @@ def check_init(init: Tensor | None, operator: LinearOperator, x: Tensor) -> Tens
         return operator.pinv(x)
     if not isinstance(init, Tensor) or not init.is_floating_point() or not init.isfinite().all():
         raise ValueError("init must be a finite floating-point tensor, a state to start from")
-    check_same_shape(operator(init[:1]), x[:1], ("operator(init)", "x"))
+    check_same_shape(operator(init[:1]), x[:1], ("operator(init)", "measurement"))
     return init.expand(len(x), *init.shape[1:]) if len(init) == 1 else init

@@ -39,7 +39,7 @@ def ilvr(
     denoiser: Denoiser,
     schedule: Schedule,
     operator: LinearOperator,
-    x: Tensor,
+    measurement: Tensor,
     noise_std: float = 0.0,
     times: Tensor | None = None,
     z: Tensor | None = None,
@@ -55,10 +55,10 @@ def ilvr(
     code noises to t, one level too much). Down to t = `until` (the paper's range_t; 0 makes A z = x hold in the end).
     `enlarge` replaces A^+: the paper's filter is bicubic up after bicubic down, which is no projection, so that A z = x is
     then never reached. With noise_std > 0, which the paper does not treat, each singular direction is exchanged while x is
-    less noisy there than the state; this needs the operator's SVD. x, noise_std in state units. n calls (default 100).
+    less noisy there than the state; this needs the operator's SVD. All in state units. n calls (default 100).
     """
     check_share(until, "until")
-    problem = pose(schedule, operator, x, noise_std, times, z, noise, 100)
+    problem = pose(schedule, operator, measurement, noise_std, times, z, noise, 100)
     if enlarge is not None and problem.noise_std:
         raise ValueError(f"enlarge is for measurements without noise, but noise_std is {noise_std!r}")
     keep = known_part(schedule, operator, problem, "ilvr", enlarge)
@@ -69,7 +69,7 @@ def repaint(
     denoiser: Denoiser,
     schedule: Schedule,
     operator: LinearOperator,
-    x: Tensor,
+    measurement: Tensor,
     noise_std: float = 0.0,
     times: Tensor | None = None,
     z: Tensor | None = None,
@@ -85,11 +85,11 @@ def repaint(
     `repeat` times in all at every jump-th point, so that unknown pixels can come to fit the known ones. repeat = 1 leaves
     seams and is ILVR. The paper inpaints (`Mask`); here A is any operator and the known part P z, P = A^+ A. Noise has the
     standard deviation sqrt(1 - alpha-bar): line 5 of the paper's algorithm prints the variance, and a library has copied it.
-    Noise in x as in `ilvr`; but below the level of that noise, going back and forth forgets x again. x, noise_std in state
+    Noise in x as in `ilvr`; but below the level of that noise, going back and forth forgets x again. All in state
     units. Calls: steps down on the path, 2410 for the paper's 250 times (default) and 10, 10; a State at every call. A grid
     of `jump` steps or fewer has no room to go back, so that nothing is resampled: on short grids take a smaller jump.
     """
-    problem = pose(schedule, operator, x, noise_std, times, z, noise, 250)
+    problem = pose(schedule, operator, measurement, noise_std, times, z, noise, 250)
     path = resampling_path(len(problem.times) - 1, jump, repeat)
     keep = known_part(schedule, operator, problem, "repaint")
     return travel(denoiser, schedule, problem, path, _projected(schedule, problem, keep), progress)
@@ -99,7 +99,7 @@ def ccdf(
     denoiser: Denoiser,
     schedule: Schedule,
     operator: LinearOperator,
-    x: Tensor,
+    measurement: Tensor,
     noise_std: float = 0.0,
     times: Tensor | None = None,
     z: Tensor | None = None,
@@ -114,12 +114,12 @@ def ccdf(
     regression network says; a z of your own takes its place. Then (I - P) z' + P z_x, z' the DDPM step and z_x ~ q(z_s | A^+
     x), as in `ilvr`: every step is a contraction, which forgets the error of `init` as long as P is no expansion. The
     start's law is not that of noised images: too late a start keeps the blur of `init`, and the noise that A^+ has
-    amplified. Noise in x as in `ilvr`. x, noise_std in state units. n calls; times None: 20 even steps from t = 0.3.
+    amplified. Noise in x as in `ilvr`. All in state units. n calls; times None: 20 even steps from t = 0.3.
     """
     if init is not None and z is not None:
         raise ValueError("init and z both say where to start: hand in one of them")
     times = uniform_times(20, 0.3) if times is None else times
-    start = check_init(init, operator, x) if z is None else None
-    problem = pose(schedule, operator, x, noise_std, times, z, noise, 20, start)
+    start = check_init(init, operator, measurement) if z is None else None
+    problem = pose(schedule, operator, measurement, noise_std, times, z, noise, 20, start)
     keep = known_part(schedule, operator, problem, "ccdf")
     return walk(denoiser, problem.z, problem.times, _projected(schedule, problem, keep), progress)
