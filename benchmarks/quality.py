@@ -1,6 +1,6 @@
 """What we claim about quality: every method on Set5, Set14, BSD100 and faces under one protocol, as markdown tables.
 
-    python benchmarks/quality.py                         all sets, all methods, scale 4
+    python benchmarks/quality.py                         all sets, all methods, scale 4 (zero-shot methods not on BSD100)
     python benchmarks/quality.py --costs --planes out    parameters, multiply-adds; perception-distortion planes as PNG
     python benchmarks/quality.py --protocol              bicubic at 2, 3 and 4 beside the published numbers
     python benchmarks/quality.py --scales                "continuous" beside bicubic at 2, 2.5, 3, 3.5 and 4
@@ -10,8 +10,9 @@
 Protocol: crop the original to a multiple of 4, shrink by `resize`, round to 8 bits; super-resolve; round to 8 bits;
 Y-PSNR and SSIM without the outermost 4 pixels; everything else on whole images. Values are means over a set's images;
 the plane's error bars are 1.96 standard errors of a method's
-distance to the mean of all methods on the same image. faces: 500 procedural faces that no network was trained
-on, from 8 x 8 to 32 x 32, by the networks for faces.
+distance to the mean of all methods but the zero-shot ones on the same image. Those take an hour on BSD100
+and are run there only when --methods names them; benchmarks/zero_shot.py compares them. faces: 500 procedural faces
+that no network was trained on, from 8 x 8 to 32 x 32, by the networks for faces.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tutorial_lib.files import write_atomically
 from tutorial_lib.images import crop_to_multiple, resize, to_uint8
 from tutorial_lib.metrics import color_shift, flat_noise, lr_consistency, psnr, sharpness, sliced_wasserstein, ssim
 from tutorial_lib.noise import standard_normal
+from tutorial_lib.photo_priors import PRIOR_METHODS
 from tutorial_lib.pretrained import MODEL_CARDS, load_pretrained, weights_path
 from tutorial_lib.super_resolution import FACE_METHODS, METHODS, STEPS, face_super_resolve, super_resolve
 
@@ -70,6 +72,7 @@ ON_REGRESSION = (
     "continuous",
 )  # run it once
 NETWORKS = CARDS | dict.fromkeys(BRIDGES, "photo-wavelet-x4")  # what a method computes with
+NETWORKS |= dict.fromkeys(PRIOR_METHODS, "photo-unconditional")
 NETWORKS |= {m: f"photo-regression-x4 {NETWORKS[m]}" for m in ON_REGRESSION}
 NETWORKS["latent"] += " photo-autoencoder-x4"
 SCALES = (2, 2.5, 3, 3.5, 4)  # of "continuous"
@@ -123,10 +126,11 @@ def summarise(rows: dict[str, list[dict[str, Tensor]]]) -> tuple[dict[str, dict]
     """Method -> means over all images of a set, and method -> standard errors, column by column.
 
     Images differ far more than methods do, so the errors are those of a method's distance to the mean of all methods on
-    the same image.
+    the same image, without the zero-shot methods unless there are no others.
     """
     columns = {m: {c: torch.cat([row[c].double() for row in found]) for c in COLUMNS} for m, found in rows.items()}
-    methods = [m for m in columns if m not in ("original", NOISY)]
+    present = [m for m in columns if m not in ("original", NOISY)]
+    methods = [m for m in present if m not in PRIOR_METHODS] or present
     centre = {c: torch.stack([columns[m][c] for m in methods]).mean(0) for c in COLUMNS}
     means = {
         m: {c: v[v.isfinite()].mean().item() if v.isfinite().any() else v[0].item() for c, v in found.items()}
@@ -199,11 +203,11 @@ def costs(methods: Sequence[str], size: int = 64) -> dict[str, dict[str, float]]
 def plane(name: str, rows: dict[str, dict[str, float]], errors: dict[str, dict[str, float]], path: Path) -> None:
     """Draw every method as a point: distortion (Y-PSNR) against perception (sliced W1), with error bars.
 
-    Without the bridges, which would cover the point of "wavelet", whose network they use.
+    Without the bridges, which would cover the point of "wavelet", whose network they use, and without zero-shot methods.
     """
     from tutorial_lib.plots import scatter
 
-    shown = [method for method in rows if method not in ("original", NOISY, *BRIDGES)]
+    shown = [method for method in rows if method not in ("original", NOISY, *BRIDGES, *PRIOR_METHODS)]
 
     def pair(table: dict, method: str, factor: float = 1.0) -> tuple[list[float], list[float]]:
         return [factor * table[method]["Y-PSNR"]], [factor * table[method]["sliced W1"]]
@@ -345,7 +349,7 @@ def report(results: dict, name: str, count: int, rows: dict, errors: dict, plane
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS))
     parser.add_argument("--limit", type=int, help="only the first N images of each set")
     parser.add_argument("--steps", type=int, help="network calls of the diffusion methods (default: the method's own)")
     parser.add_argument("--seed", type=int, default=0)
@@ -365,14 +369,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cards", action="store_true", help="also write them into the cards beside the weights")
     options = parser.parse_args(arguments)
     results = {}
+    every = options.methods or list(METHODS)
+    trained = options.methods or [m for m in METHODS if m not in PRIOR_METHODS]
     if options.costs:
-        print("### Costs\n\n" + table(costs(options.methods)) + "\n", flush=True)
+        print("### Costs\n\n" + table(costs(every)) + "\n", flush=True)
     for name in options.sets:
         if name == "faces":
             if options.protocol or options.scales:
                 continue
             count = min(FACES, options.limit or FACES)
-            rows, errors = measure_faces(count, options.methods, options.steps, options.seed)
+            rows, errors = measure_faces(count, every, options.steps, options.seed)
             report(results, name, count, rows, errors, options.planes)
             continue
         try:
@@ -391,9 +397,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found["scales"] = measure_scales(images, options.seed)
             print(f"### {name}, {len(images)} images\n\n{table(found['scales'])}\n", flush=True)
             continue
-        rows, errors = measure_set(images, options.methods, options.steps, options.seed)
+        rows, errors = measure_set(images, trained if name == "BSD100" else every, options.steps, options.seed)
         report(results, name, len(images), rows, errors, options.planes)
-        if options.samples and "residual-diffusion" in options.methods:
+        if options.samples and "residual-diffusion" in every:
             few = images[: options.samples]
             found["fit"] = fit_of_samples(few, "residual-diffusion", options.steps, options.seed)
             print("Y-PSNR (dB) of the mean of K samples, and the fit MSE = a + b/K (a, b as PSNR; of the mean")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -329,3 +331,19 @@ def test_bad_input_is_named():
         restore(lr, "ddrm", Mask(torch.tensor([[1, 0], [1, 1]])) @ Bicubic(4), network())
     with pytest.raises(ValueError, match="'ddnm' has weights for scale 4 only, but scale=2 came"):
         super_resolve(lr, method="ddnm", scale=2)
+
+
+def test_the_quality_benchmark_takes_zero_shot_methods_alone_and_beside_others():
+    """Standard errors are of the distance to the mean of the other methods; where there are none, of the zero-shot ones."""
+    path = Path(__file__).resolve().parent.parent / "benchmarks" / "quality.py"
+    spec = importlib.util.spec_from_file_location("quality_benchmark", path)
+    quality = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(quality)
+    rows = {
+        method: [dict.fromkeys(quality.COLUMNS, torch.tensor([value, -value]))]
+        for method, value in (("ddnm", 3.0), ("dps", 1.0), ("bicubic", 2.0))
+    }
+    _, together = quality.summarise(rows)
+    assert together["bicubic"]["SSIM"] == 0 and together["ddnm"]["SSIM"] == pytest.approx(1.0)
+    _, alone = quality.summarise({m: rows[m] for m in ("ddnm", "dps")})
+    assert alone["ddnm"]["SSIM"] == alone["dps"]["SSIM"] == pytest.approx(1.0)
