@@ -25,7 +25,7 @@
 #
 # **Prerequisites**: [chapter 01](01_super_resolution_basics.ipynb) ($A$, $A^\top$, $A^+$), [chapter 10](10_conditioning_and_guidance.ipynb) (guidance), [chapter 13](13_zero_shot_projection.ipynb) and [chapter 14](14_zero_shot_decomposition.ipynb) for the methods that we compare with in section 9.
 #
-# **Reading time**: 70 minutes. Running time: about 30 s on two cores.
+# **Reading time**: 70 minutes. Running time: about 20 s on two cores.
 # **Survey section**: zero-shot diffusion for super-resolution (arXiv:2401.00736).
 # **Exercises**: [exercises](../exercises/15_zero_shot_posterior.ipynb), worked in [solutions](../solutions/15_zero_shot_posterior.ipynb).
 

@@ -13,7 +13,7 @@
 #
 # Eight exercises about what a camera sees and what it does not: how to compute its pseudo-inverse and its singular values, how to find out that an operator is not the one it claims to be, and the steps that DDNM, DDRM and SNIPS make of them. Write a few lines, run the cell, run the check below it: it draws fresh inputs and answers in one line. They belong to [chapter 14](../notebooks/14_zero_shot_decomposition.ipynb).
 #
-# Running time: about 10 s on two processor cores.
+# Running time: about 5 s on two processor cores.
 #
 # States are $2y - 1$ for images $y$ in [0, 1], and the noise of a measurement is in state units as well: twice what it is for images. A state at time $t$ is $z_t = \alpha_t z_0 + \sigma_t\epsilon$; steps go from $t$ to a cleaner $s < t$. `operator(z)`, `operator.adjoint(x)` and `operator.pinv(x)` are $A$, $A^\top$ and $A^+$. Everything but the networks is float64.
 
